@@ -27,6 +27,14 @@ _RENDERINGS = 20
 """How often one conversation is rendered to see a template draw: one that tosses a coin looks fixed once in 2^19 times."""
 
 
+def without_template(target: str) -> InputError:
+    """The error to raise for a target that cannot be asked."""
+    return InputError(
+        f"target {target}: its tokenizer has no chat template: --chat-template {PLAIN} asks it with the bare text, "
+        "--chat-template FILE with a Jinja template"
+    )
+
+
 class ChatTemplate:
     """A tokenizer's chat template, or one in its place, found to depend on the conversation and on nothing else."""
 
@@ -40,10 +48,7 @@ class ChatTemplate:
             raise InputError(f"target {target}: has no tokenizer, so nothing can be asked")
         self._tokenizer, templates = tokenizer, given or tokenizer.chat_template
         if not templates:
-            raise InputError(
-                f"target {target}: its tokenizer has no chat template: --chat-template {PLAIN} asks it with the bare text, "
-                "--chat-template FILE with a Jinja template"
-            )
+            raise without_template(target)
         if isinstance(templates, dict) and "default" not in templates:
             known = ", ".join(sorted(templates))
             raise InputError(

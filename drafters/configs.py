@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ OWN_MASKS = {"local_attention"}
 """Kinds of layers that keep every position apart, but mask what they see by themselves, alike in all rows."""
 _OTHER_NAMES = {"attention": "full_attention", "global": "full_attention", "local": "local_attention", "conv": "convolution"}
 """What configurations call kinds of layers beside the names that most use."""
+_SETTINGS = "tokenizer_config.json"
+_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates", "tekken.json")
+"""Files that chat templates may be in beside a tokenizer's settings; Mistral's tokenizer has its own."""
+_OF_DRAFTERS = re.compile(r"DSpark|DFlash|Eagle3|MTPModel$")
+"""What the architectures of drafters are called by."""
+_SPECULATORS = ("speculators_model_type", "speculators_config")
+_NESTED = ("dspark_config", "dflash_config")
+_FIELDS_OF_DRAFTERS = (*_SPECULATORS, *_NESTED, "eagle_config", "draft_vocab_size")
+"""Fields that configurations of drafters alone have."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -77,3 +87,40 @@ def folded_state(config: Any) -> str | None:
     """Which layers, by a text configuration, fold all tokens into one state, in words; None where none does."""
     folded = [kind for kind in layer_kinds(config) if kind not in _MASKED | OWN_MASKS]
     return f"its {' and '.join(folded).replace('_', ' ')} layers keep a state that cannot be rolled back" if folded else None
+
+
+def lacks_template(folder: Path) -> bool:
+    """Whether a tokenizer's files say that it has no chat template; False too where they do not tell."""
+    if not (folder / _SETTINGS).exists() or any((folder / name).exists() for name in _OF_TEMPLATES):
+        return False
+    return not read_config(folder, _SETTINGS).get("chat_template")
+
+
+def is_drafter(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a drafter that reads a target's states, so far as it tells by itself."""
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    return bool(_OF_DRAFTERS.search(architecture)) or any(name in config for name in _FIELDS_OF_DRAFTERS)
+
+
+def target_vocabulary(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a language model's configuration says it has; None where it leaves that to its library."""
+    text = config.get("text_config")
+    size = (text if isinstance(text, Mapping) else config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def drafter_vocabulary(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a drafter's configuration says its target has, wherever its format has a place for it; None without."""
+    if any(name in config for name in _SPECULATORS):
+        places = [config.get("transformer_layer_config")]
+    else:
+        places = [*(config.get(name) for name in (*_NESTED, "text_config")), config]
+    found = (place["vocab_size"] for place in places if isinstance(place, Mapping) and place.get("vocab_size"))
+    size = next(found, None)
+    return size if isinstance(size, int) else None
+
+
+def of_another_target(field: str, value: Any, own: int) -> str:
+    """What is wrong with a drafter whose configuration says another number of its target than the target has."""
+    return f"{field} is {value!r}, but the target has {own}; it was trained for another target"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -321,19 +320,15 @@ def _plain(value: Any) -> Any:
 
 def say(console: Console, line: str) -> None:
     """Print a line of text, broken between words on a terminal; indented ones, which are to be copied, stay whole."""
-    console.print(line, markup=False, soft_wrap=not console.is_terminal or line.startswith("  "))
+    whole = not console.is_terminal or line.startswith("  ")
+    for part in [line] if whole else stops.broken(line, console.width):
+        console.print(part, markup=False, soft_wrap=True)
 
 
 def say_listed(console: Console, line: str) -> None:
     """Print a line of a list, which nobody copies: on a terminal broken between words however far it is indented, and what
     goes on further in than its beginning."""
-    indent = line[: len(line) - len(line.lstrip())]
-    width = console.width if console.is_terminal else sys.maxsize
-    parts = textwrap.wrap(
-        line.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}  ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    for part in parts or [""]:
+    for part in stops.broken(line, console.width if console.is_terminal else sys.maxsize, further="  "):
         console.print(part, markup=False, soft_wrap=True)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import re
 import shlex
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -225,9 +227,28 @@ def way_on() -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr, as far as anybody listens."""
+    """A line on stderr, as far as anybody listens; on a terminal broken between words."""
     with suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+        print("\n".join(broken(text, width)) if width else text, file=sys.stderr, flush=True)
+
+
+def broken(text: str, width: int, further: str = "") -> list[str]:
+    """The lines of a text, broken between words where they are longer than that; what goes on begins with `further`.
+
+    What stands between backticks is to be copied, and what is longer than a line by itself is most often a path: both stay
+    whole.
+    """
+    lines = []
+    for line in text.splitlines() or [""]:
+        indent = line[: len(line) - len(line.lstrip())]
+        glued = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", "\0"), line.strip())
+        parts = textwrap.wrap(
+            glued, width, initial_indent=indent, subsequent_indent=indent + further, break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        lines += [part.replace("\0", " ") for part in parts] or [""]
+    return lines
 
 
 def end_stopped() -> NoReturn:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, get_args
 
+from drafters.configs import of_another_target
 from drafters.families.layers import LayerShape
 from drafters.families.registry import read_shape
 from drafters.kinds.settings import BlockSettings, ConfidenceInput, HeadType, PairSettings, conventions, marked
@@ -227,7 +228,7 @@ def check_target(of: Checkpoint, fields: Fields, target: TargetFacts, *names: st
     for name in names:
         value = fields.get(name)
         if value is not None and value != own[name]:
-            raise of.fail(f"{name} is {value!r}, but the target has {own[name]}; it was trained for another target")
+            raise of.fail(of_another_target(name, value, own[name]))
 
 
 def draft_vocabulary(of: Checkpoint, fields: Fields, target: TargetFacts) -> int:

@@ -40,7 +40,10 @@ def doctor(
     """Say in which format a drafter's checkpoint is, and whether it drafts better when read under other conventions: exit 0
     where the declared ones fit, 1 where none beats chance or another is clearly better."""
     with user_errors("harness"):
+        from msgspec.structs import replace
+
         from harness.recording.pair import asked_pair, load_pair
+        from harness.recording.sources import check_sources
         from harness.recording.suite import load_suite, read_prompts
         from results.store.connection import check_new_folder
 
@@ -48,11 +51,10 @@ def doctor(
             asked = read_prompts(prompts, None, watcher.say) if prompts else load_suite("math_code_chat").prompts
             if len(asked) < 4:
                 raise InputError("--prompts: at least 4 prompts are needed")
-            if not Path(checkpoint).is_dir() and (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1):
-                raise InputError(f"checkpoint {checkpoint}: no such folder")
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
+            check_sources(replace(pair, drafters={"CHECKPOINT": checkpoint}), asked=False)
             if texts > len(asked):
                 watcher.say(f"--texts {texts}: there are {counted(len(asked), 'prompt')}; --prompts takes others")
             chosen = [asked[i * len(asked) // min(texts, len(asked))].turns[0] for i in range(min(texts, len(asked)))]
@@ -174,7 +176,7 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     lines = []
     by_words = {frozenset(reading.variant.words): reading for reading in found.readings}
     shown = [reading for reading in found.readings if _adds(found, reading, by_words)]
-    for reading in sorted(shown, key=found.length, reverse=True):
+    for reading in sorted(shown, key=lambda one: (one is not found.best, -found.length(one))):
         more, low, high = found.gain(reading)
         change = f"{more:+.2f} ({low:+.2f} to {high:+.2f})" if reading.variant.changes else "–"
         shares = [f"{share:.0%}" for share in reading.survival]
@@ -184,12 +186,13 @@ def _print(seen: _Examined, checkpoint: str) -> None:
         left = counted(len(found.readings) - len(shown), "pair")
         say(console, f"left out: {left} that accept no more than one of their halves")
     anchors, gamma = int(found.anchors.sum()), seen.declared.gamma
+    kind = str(seen.target.dtype).removeprefix("torch.")
     first = "" if found.gamma >= gamma else f", of its first {found.gamma} positions of {gamma} alone"
     say(
         console,
-        f"accepted tokens of a draft at temperature 0{first}, at {anchors:,} positions of {len(found.anchors)} answers; "
-        "intervals are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose position is "
-        "accepted.",
+        f"accepted tokens of a draft at temperature 0, in {kind}{first}, at {anchors:,} positions of {len(found.anchors)} "
+        "answers; intervals are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose "
+        "position is accepted.",
     )
     if alone := [name for name in found.impossible if " and " not in name]:
         say(console, f"its tensors cannot be read with {', '.join(alone)}")

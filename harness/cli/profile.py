@@ -48,7 +48,8 @@ def profile(
     """Measure this machine: what a step of a real target and its drafters takes, as a hardware profile."""
     from drafters.configs import read_architecture
     from harness.hardware.effort import Effort
-    from harness.recording.pair import asked_pair, check_hub, choose_drafters, load_pair
+    from harness.recording.pair import asked_pair, check_hub, load_pair
+    from harness.recording.sources import check_sources
 
     with user_errors("harness"):
         check_void(context, {"dtype": "architecture"}, apart={"pair": "architecture", "target": "architecture"})
@@ -60,7 +61,7 @@ def profile(
             memory_gb=memory_gb, graphs=graphs,
         )  # fmt: skip
         if named is not None:  # before what takes seconds to import
-            choose_drafters(load_pair(named), chosen)
+            check_sources(load_pair(named), chosen, asked=False)
             check_hub(load_pair(named), chosen)
         elif architecture is not None:
             read_architecture(architecture)

@@ -144,9 +144,11 @@ def _recorded(
     """Record what is planned; returns the run's id, or with `dry_run`, recording nothing, what it would cost."""
     from harness.recording.inputs import read_inputs
     from harness.recording.pair import check_hub, load_pair
+    from harness.recording.sources import check_sources
 
     read_inputs(plan)  # before what takes seconds to import
-    if cluster.address is None:  # other machines have caches and networks of their own
+    if cluster.address is None:  # other machines have folders, caches and networks of their own
+        check_sources(load_pair(plan.pair), plan.drafters)
         check_hub(load_pair(plan.pair), plan.drafters, watcher.say)
     from harness.recording.run import estimate, start_run
 

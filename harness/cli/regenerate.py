@@ -63,6 +63,7 @@ def regenerate(
         cluster.check()
 
         from harness.recording.pair import asked_pair, check_hub, load_pair
+        from harness.recording.sources import check_sources
         from harness.recording.suite import Generation, read_conversations
 
         with watching() as watcher:
@@ -76,6 +77,7 @@ def regenerate(
                     temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, thinking=thinking
                 )
             if cluster.address is None:  # other machines have caches and networks of their own
+                check_sources(pair, [])
                 check_hub(pair, [], watcher.say)
             from harness.recording.regenerate import RegenerationPlan, file_in, logged, written
             from harness.recording.regenerate import regenerate as answered

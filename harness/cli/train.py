@@ -230,6 +230,7 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     """Train as planned, and print what came out."""
     from harness.cluster import Cluster
     from harness.recording.pair import check_hub
+    from harness.recording.sources import check_sources
     from harness.training.plan import checkpoint_of, read_given
     from results.store.connection import check_new_folder
 
@@ -239,6 +240,7 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])
     with watching() as watcher:
         if cluster.address is None:
+            check_sources(plan.pair, [])
             check_hub(plan.pair, [], watcher.say)
         from harness.training.run import train as trained
 

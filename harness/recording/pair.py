@@ -17,7 +17,8 @@ from simulator.errors import InputError, first_paragraph
 
 BUNDLED_PAIRS = Path(__file__).parent / "pairs"
 _JINJA = re.compile(r"\{\{|\{%")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""How the hub writes the names of models, owner/model."""
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +53,7 @@ def load_pair(name: str | Pair) -> Pair:
         raise InputError(f"pair {name}: no such file, and no bundled pair of that name (bundled: {', '.join(known)})")
     try:
         pair = msgspec.yaml.decode(path.read_bytes(), type=Pair)
+        given = msgspec.yaml.decode(path.read_bytes(), type=dict[str, object])
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from None
     except (msgspec.DecodeError, OSError) as error:
@@ -59,7 +61,8 @@ def load_pair(name: str | Pair) -> Pair:
     resolved = {drafter: _resolve(source, path.parent) for drafter, source in pair.drafters.items()}
     target = _resolve(pair.target, path.parent)
     if pair.target in known and not is_gguf(target) and not Path(target).exists():  # that of the bundled pair
-        target = load_pair(pair.target).target
+        base = load_pair(pair.target)  # with its numeric type, as --target takes it, but for what the file says itself
+        pair, target = msgspec.structs.replace(base, **{name: getattr(pair, name) for name in given}), base.target
     if pair.chat_template is not msgspec.UNSET:
         own = read_template(pair.chat_template, f"{path}: chat_template", path.parent)
         pair = msgspec.structs.replace(pair, chat_template=own)
@@ -185,7 +188,7 @@ def _sourced(option: str, source: str) -> str:
             return str(path.resolve())
     except (OSError, ValueError, RuntimeError):  # too long, or no name of a file
         pass
-    if not _HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source):
         raise InputError(f"{option}: no such folder, and not written as the hub writes names, owner/model")
     return source
 

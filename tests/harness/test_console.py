@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -16,6 +23,7 @@ from rich.text import Text
 
 from harness.console import Display, bar_columns, fitting, print_table, say, say_listed, say_markdown
 from harness.options import joined, listed, shares
+from harness.stops import broken
 
 HEADS = ["policy", "a", "b", "c"]
 ROWS = [
@@ -145,3 +153,28 @@ def test_sentences_break_between_words_on_a_terminal_and_commands_do_not() -> No
     plain = io.StringIO()
     say(Console(file=plain, force_terminal=False, width=30), "seven words that are longer than thirty characters")
     assert plain.getvalue().count("\n") == 1
+
+
+@given(st.integers(30, 120))
+def test_words_of_errors_are_whole_and_what_is_to_be_copied_stays_on_a_line(width: int) -> None:
+    """In every line on a terminal: rich's, and those that end a command."""
+    long = f"/a/folder/{'x' * width}/config.json"
+    text = f"harness: {long}: needs more words than there is room for; see `harness doctor -h`, or leave the option out"
+    lines = broken(text, width)
+    assert " ".join(lines) == text
+    assert all(len(line) <= width or line == f"{long}:" for line in lines)
+    assert any("`harness doctor -h`" in line for line in lines)
+    told = io.StringIO()
+    say(Console(file=told, force_terminal=True, width=width, color_system=None, highlight=False), text)
+    assert told.getvalue().splitlines() == lines
+    assert broken("one\n\n  two", width) == ["one", "", "  two"]
+
+
+def test_a_command_ends_with_whole_words_on_a_terminal() -> None:
+    command = [sys.executable, "-c", f"from harness.stops import say; say({'sentence ' * 12!r})"]
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run(command, stderr=writer, check=True, timeout=60)
+    os.close(writer)
+    assert os.read(reader, 4096).decode().split("\r\n") == [("sentence " * 9).rstrip(), ("sentence " * 3).rstrip(), ""]
+    os.close(reader)

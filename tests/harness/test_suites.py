@@ -249,6 +249,15 @@ def test_a_pair_keeps_the_template_that_its_target_is_asked_with(tmp_path: Path,
     assert "chat_template" not in msgspec.to_builtins(load_pair("tiny"))  # plans are named as before there was one
 
 
+def test_a_bundled_target_is_the_same_wherever_it_is_named(tmp_path: Path) -> None:
+    """With its numeric type, which decides what is measured, unless the file says another."""
+    tiny, file = load_pair("tiny"), tmp_path / "pair.yaml"
+    file.write_text("target: tiny\ndrafters: {mine: ./drafter}\n")
+    assert load_pair(str(file)) == Pair(tiny.target, {"mine": str(tmp_path / "drafter")}, dtype="float32")
+    file.write_text("target: tiny\ndrafters: {}\ndtype: auto\ndevice: cpu\n")
+    assert load_pair(str(file)) == Pair(tiny.target, {}, dtype="auto", device="cpu")
+
+
 @pytest.mark.parametrize("template", ["", ".", "nowhere.jinja", "Plain", "empty.jinja", "weights.bin", "x" * 5000, "\udcff"])
 def test_what_is_no_template_is_refused_at_once(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

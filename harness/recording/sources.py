@@ -1,0 +1,56 @@
+"""What the files of a pair tell against it by themselves: looked at before what takes seconds is imported, or Ray starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drafters.chat import without_template
+from drafters.configs import (
+    drafter_vocabulary,
+    is_drafter,
+    lacks_template,
+    of_another_target,
+    read_config,
+    target_vocabulary,
+)
+from drafters.gguf import is_gguf
+from harness.recording.pair import HUB_ID, Pair, choose_drafters
+from simulator.drafter_kinds import WEIGHTLESS
+from simulator.errors import InputError
+
+
+def check_sources(pair: Pair, wanted: list[str] | None = None, *, asked: bool = True) -> None:
+    """Raise InputError where a folder is missing, is not what it stands for, or does not belong to the others.
+
+    What the hub has or a GGUF file holds, and what no configuration tells, is judged where it is loaded.
+
+    Args:
+        wanted: names of the pair's drafters; None is all.
+        asked: whether the target is asked anything, for which it needs a chat template.
+    """
+    target = _config_of(pair.target, "target")
+    if is_drafter(target):
+        raise InputError(f"target {pair.target}: is a drafter's checkpoint; give the model that it drafts for")
+    if asked and target and not pair.chat_template and lacks_template(Path(pair.target)):
+        raise without_template(pair.target)
+    own = target_vocabulary(target)
+    for source in choose_drafters(pair, wanted).values():
+        if source in WEIGHTLESS:
+            continue
+        said = drafter_vocabulary(_config_of(source, "checkpoint"))
+        if target and Path(source).resolve() == Path(pair.target).resolve():
+            raise InputError(f"checkpoint {source}: is the target itself, which drafts nothing; give a drafter's")
+        if own is not None and said is not None and said != own:
+            raise InputError(f"checkpoint {source}: {of_another_target('vocab_size', said, own)}")
+
+
+def _config_of(source: str, what: str) -> Mapping[str, Any]:
+    """The configuration in a folder; empty where that is not here yet. Raises InputError where it can be nowhere."""
+    folder = Path(source)
+    if folder.is_dir():
+        return read_config(folder)
+    if not is_gguf(source) and not HUB_ID.fullmatch(source):
+        raise InputError(f"{what} {source}: no such folder")
+    return {}

@@ -1,0 +1,81 @@
+"""What files tell against a pair before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.recording.pair import Pair, load_pair
+from harness.recording.sources import check_sources
+from simulator.errors import InputError
+
+TARGET = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512}
+
+
+def folder(of: Path, config: dict[str, Any], template: str | None = None) -> str:
+    of.mkdir()
+    (of / "config.json").write_text(json.dumps(config))
+    (of / "tokenizer_config.json").write_text(json.dumps({} if template is None else {"chat_template": template}))
+    return str(of)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": ["Qwen3DSparkModel"], "vocab_size": 512},
+        {"architectures": ["LlamaForCausalLM"], "vocab_size": 512, "draft_vocab_size": 64},
+        {"architectures": ["DFlashDraftModel"], "dflash_config": {"vocab_size": 512}, "vocab_size": 7},
+        {"speculators_model_type": "eagle3", "transformer_layer_config": {"vocab_size": 512}},
+        {"speculators_model_type": "eagle3"},
+    ],
+)
+def test_a_drafter_is_no_target_and_goes_with_the_vocabulary_that_it_names(config: dict[str, Any], tmp_path: Path) -> None:
+    draft = folder(tmp_path / "drafter", config)
+    own, other = (
+        folder(tmp_path / name, {**TARGET, "vocab_size": size}, "{{ 1 }}") for name, size in (("a", 512), ("b", 513))
+    )
+    check_sources(Pair(own, {"mine": draft, "ngram": "ngram", "far": "owner/model"}))
+    with pytest.raises(InputError, match=r"^target .*drafter: is a drafter's checkpoint"):
+        check_sources(Pair(draft, {}))
+    with pytest.raises(InputError, match=r"^checkpoint .*: is the target itself"):
+        check_sources(Pair(own, {"mine": own}))
+    if "512" in json.dumps(config):
+        with pytest.raises(InputError, match=r"^checkpoint .*drafter: vocab_size is 512, but the target has 513"):
+            check_sources(Pair(other, {"mine": draft}))
+        check_sources(Pair(other, {"mine": draft}), [])  # it is not asked for
+    check_sources(Pair("owner/model", {"mine": draft}))  # of which nothing is known yet
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    own = folder(tmp_path / "target", TARGET, "{{ 1 }}")
+    with pytest.raises(InputError, match=r"^target .*nowhere: no such folder"):
+        check_sources(Pair(str(tmp_path / "nowhere"), {}))
+    with pytest.raises(InputError, match=r"^checkpoint .*nowhere: no such folder"):
+        check_sources(Pair(own, {"mine": str(tmp_path / "nowhere")}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty/config.json: missing"):
+        check_sources(Pair(own, {"mine": str(tmp_path / "empty")}))
+
+
+def test_a_target_without_a_template_is_told_where_it_is_asked(tmp_path: Path) -> None:
+    bare = folder(tmp_path / "target", TARGET)
+    with pytest.raises(InputError, match=r"--chat-template plain"):
+        check_sources(Pair(bare, {}))
+    check_sources(Pair(bare, {}), asked=False)
+    check_sources(Pair(bare, {}, chat_template="plain"))
+    (tmp_path / "target" / "chat_template.jinja").write_text("{{ 1 }}")
+    check_sources(Pair(bare, {}))
+    (tmp_path / "target" / "chat_template.jinja").unlink()
+    (tmp_path / "target" / "tokenizer_config.json").unlink()
+    check_sources(Pair(bare, {}))  # only loading tells
+
+
+def test_bundled_pairs_pass_and_no_library_is_loaded_for_it() -> None:
+    check_sources(load_pair("tiny"))
+    code = "import sys, harness.recording.sources; print(*{'torch', 'ray', 'transformers'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
