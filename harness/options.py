@@ -217,9 +217,13 @@ def loads_of(
     return found
 
 
-def slas_of(texts: list[str] | None, share: str) -> list[Sla]:
-    """What is promised to a share of the requests. Raises InputError."""
-    return [Sla.asked(text, share_of(share)) for text in listed(texts) or []]
+def slas_of(texts: list[str] | None, share: str, say: Callable[[str], None]) -> list[Sla]:
+    """What is promised to a share of the requests. Raises InputError; `say` hears what is hardly meant."""
+    found = [Sla.asked(text, share_of(share)) for text in listed(texts) or []]
+    for sla in found:
+        if sla.doubt:
+            say(f"note: {sla.doubt}")
+    return found
 
 
 def check_resumed(context: typer.Context) -> None:

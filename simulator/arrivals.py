@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from simulator.errors import InputError
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
-from simulator.tabular import Row, folded, rows
+from simulator.tabular import Row, folded, rows, text_of
 
 _DURATIONS = {"duration_s": 1.0, "duration_ms": 1e-3, "latency_s": 1.0, "latency_ms": 1e-3, "request_time": 1.0,
               "response_time_ms": 1e-3, "elapsed_s": 1.0, "elapsed_ms": 1e-3}  # fmt: skip
@@ -36,6 +37,23 @@ _STARTS = ("startTime", "start_time", "started_at")
 """Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's."""
 _USAGE = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
 """Fields of usage as APIs have them: (prompt, answer)."""
+_OF_GATEWAYS = ("path", "status", "method", "uri", "url", "request", "route", "upstream", "response_code")
+"""Fields of which a gateway's lines have some, whether they have usage or not."""
+_HEAD = 1 << 16
+"""Characters that show who wrote a file."""
+_OF_SERVERS = (
+    (
+        "a scrape of metrics", "counts requests and does not say when each came",
+        re.compile(r"^# (?:HELP|TYPE) \w|^(?:vllm|sglang|llamacpp|trtllm)[:_]\w+(?:\{[^}\n]*\})? [-+\d]", re.MULTILINE),
+    ),
+    (
+        "an engine's log", "says neither when each request came nor how long it was",
+        re.compile(
+            r"SpecDecoding metrics: |Avg prompt throughput: |Decode batch[,.] |print_timings?: id |llama_model_loader: "
+        ),
+    ),
+)  # fmt: skip
+"""Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
 _SINCE_1970 = 1e9
@@ -124,6 +142,7 @@ class RecordedRequests:
 
         Raises InputError with the line of what is wrong, OSError where the file cannot be read.
         """
+        _check_is_no_servers(file)
         form, read = _recognised(file, rows(file))
         arrival, prompt, output = array("d"), array("q"), array("q")
         hashes: list[Sequence[object]] = []
@@ -237,6 +256,31 @@ class _Form:
         return {known.get(folded(name), name): value for name, value in row.items()}
 
 
+def form_of(file: Path) -> str:
+    """How a file writes arrivals down, in words; empty where it holds none."""
+    try:
+        return _recognised(file, rows(file))[0].name
+    except (InputError, OSError):
+        return ""
+
+
+def _check_is_no_servers(file: Path) -> None:
+    """Raise InputError for what an engine writes, in which no request has a time and lengths of its own."""
+    with text_of(file, newline="\n") as stream:
+        try:
+            head = stream.read(_HEAD)
+        except (EOFError, OSError, ValueError, zlib.error):
+            return  # `rows` says what is wrong with it
+    if head.lstrip()[:1] in ("{", "["):
+        return
+    for what, lacks, written_so in _OF_SERVERS:
+        if written_so.search(head):
+            raise InputError(
+                f"{file}: is {what}, which {lacks}; --arrivals takes a gateway's log with token usage, or a trace of times "
+                "and lengths (docs/loads.md); `harness advise` reads this"
+            )
+
+
 def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Iterator[tuple[int, Row]]]:
     """By the first row; a gateway's log, of which any line may be no request, by any row with usage. Raises InputError."""
     before: list[tuple[int, Row]] = []
@@ -251,6 +295,12 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
             return _GATEWAY, itertools.chain(before, read)
     if not before:
         raise InputError(f"{file}: holds no requests")
+    if any({*_STARTS, *_STAMPS} & set(row) and {*_OF_GATEWAYS} & set(row) for _, row in before):
+        usage = " or ".join(" and ".join(f"usage.{name}" for name in names) for names in _USAGE)
+        raise InputError(
+            f"{file}: is a gateway's log, and no line of it has token usage ({usage}): let the gateway log what the engine "
+            "answers with, or give a trace with lengths"
+        )
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in (*_FORMS, _GATEWAY))
     columns = ", ".join(map(str, before[0][1]))
     raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known})")

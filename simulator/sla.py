@@ -25,7 +25,7 @@ _WRITTEN = re.compile(
 )
 _UNITS = {"ms": 1e-3, "s": 1.0, None: 1.0}
 _LONGEST_S = {"ttft": 60.0, "tpot": 5.0, "e2e": 600.0}
-"""Longer times, written without a unit, are milliseconds that lack theirs."""
+"""Longer times are hardly promised: written without a unit, they are milliseconds that lack theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,16 @@ class Sla:
             )
         named = found["mean"] or found["quantile"] or found["share"]
         return sla if named else replace(sla, share=share)
+
+    @property
+    def doubt(self) -> str:
+        """Why the bound is hardly what was meant, in words; empty of others."""
+        if self.bound <= _LONGEST_S.get(self.measure, math.inf):
+            return ""
+        return (
+            f"SLA {self}: is {self.bound:g} seconds, which nearly anything keeps; {self.measure}<={self.bound:g}ms is of "
+            "milliseconds"
+        )
 
     def __str__(self) -> str:
         mean = "mean_" if self.share is None else ""

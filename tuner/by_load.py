@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from simulator.configuration import Configuration
 from simulator.drafter_kinds import KINDS
+from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
@@ -16,6 +17,11 @@ from tuner.trial import Trial
 
 _BAR = 32
 """Characters of the longest bar."""
+OF_THE_TABLE = (
+    "`tuner show STUDY` has, by load, what is best there alone, with the profile's errors in its interval: other numbers "
+    "than the table's"
+)
+"""Why the gains of a table are not those that stand beside each load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class ByLoad:
         )
 
 
+def no_row(load: Load) -> str:
+    """That a table has nothing for a load, and why."""
+    return f"no row for {load.label}: nothing that a table may hold keeps the promise there"
+
+
 def bars(gains: Mapping[str, tuple[float, float]]) -> list[str]:
     """A line a name: its gain, half of the interval's width where that is a number, and a bar beside those of the others."""
     most, longest = max((gain for gain, _ in gains.values()), default=0.0), max(map(len, gains), default=0)
@@ -87,19 +98,18 @@ def by_load(trials: Mapping[int, Sequence[Trial]], whole: Mapping[str, bool], re
         whole: as `whole_blocks` says.
         replicas: that share the users evenly.
 
-    One server has one request cap: at each load only trials count whose cap let all users run.
-    None where no drafter has a k within the promise at every load, or none drafts at any.
+    One server has one request cap: at each load only trials count whose cap let all users run. A load at which nothing keeps
+    the promise has no row. None where no drafter has a k within the promise at every other load, or none drafts at any.
     """
-    found: list[tuple[float, ByLoad]] = []
+    found: list[ByLoad] = []
     for key in dict.fromkeys(t.configuration.recording.showing("none") for some in trials.values() for t in some):
         if key.drafter not in whole:
             continue
-        each = sorted(trials.items())
-        rows = [_row(users, -(-users // replicas), key, some, whole[key.drafter]) for users, some in each]
-        kept = [row for row in rows if row is not None]
-        if len(kept) == len(rows) and any(row.k for row in kept):
-            found.append((sum(math.log1p(row.gain) for row in kept), ByLoad(key, tuple(kept))))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+        rows = [_row(users, -(-users // replicas), key, some, whole[key.drafter]) for users, some in sorted(trials.items())]
+        found.append(ByLoad(key, tuple(row for row in rows if row is not None)))
+    most = max((len(one.rows) for one in found), default=0)
+    able = [one for one in found if len(one.rows) == most and any(row.k for row in one.rows)]
+    return max(able, key=lambda one: sum(math.log1p(row.gain) for row in one.rows), default=None)
 
 
 def _row(users: int, running: int, key: Recording, trials: Sequence[Trial], whole: bool) -> Row | None:

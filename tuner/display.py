@@ -22,6 +22,7 @@ from simulator.policies import NO_DRAFTER
 from simulator.records import SERVED
 from simulator.sentences import sentences, told
 from simulator.sla import promises
+from tuner.by_load import OF_THE_TABLE, no_row
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
 from tuner.stored import AtLoad, StoredStudy, read_study
@@ -72,9 +73,12 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
 def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -> None:
     """What one server can run at all the loads of a study, and how to get its command."""
     rows = {load: _confirmed_table(found) for load, found in study.loads.items()}
+    lost = [load for load, row in rows.items() if row is None and study.loads[load].winner is None]
     name = study.study_id
     there = [row for row in rows.values() if row is not None]
-    if len(there) < len(rows) or len({row.configuration for row in there}) > 1:  # one server has one request cap
+    if (
+        not there or len(there) + len(lost) < len(rows) or len({row.configuration for row in there}) > 1
+    ):  # one server has one request cap
         say(
             console,
             f"\nThe command at one of these loads: {typed('tuner', 'export', name, '--concurrency', 'USERS', out=out)}",
@@ -85,6 +89,8 @@ def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -
         console,
         f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation, the profile held, {gains}.",
     )
+    for line in (OF_THE_TABLE, *map(no_row, lost)):
+        say(console, line[0].upper() + line[1:] + ".")
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
 
 

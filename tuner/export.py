@@ -32,7 +32,7 @@ from simulator.serving.engines import engine_of
 from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 from tuner.acceptance import golden_yaml, synthetic_fields
-from tuner.by_load import ByLoad, bars, by_load, whole_blocks
+from tuner.by_load import OF_THE_TABLE, ByLoad, bars, by_load, no_row, whole_blocks
 from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
@@ -296,11 +296,14 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
         return ""
     made = serving_of(plan, engine, models_of(store.run(study.run_id)), found.configuration)
     confirmed = confirmed_gains(study, found.configuration)
-    whose = "prompts the search has not seen" if len(confirmed) == len(study.loads) else "the search's own prompts"
+    there = [row.users for row in found.rows]
+    whose = "prompts the search has not seen" if confirmed.keys() >= set(there) else "the search's own prompts"
     head = [
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *unsettled(study.loads), *better(found, trials, target, engine),
+        *found.bars(confirmed), OF_THE_TABLE,
+        *(no_row(load) for load in study.loads if load.users not in there),
+        *unsettled(study.loads), *better(found, trials, target, engine),
         *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -368,7 +371,11 @@ def _winners(study: StoredStudy, users: int | None, engine: ServingEngine) -> di
     chosen = _chosen(study, users)
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
-        raise AnswerIsNo(_no_winner(study, lost))
+        told = _no_winner(study, lost)
+        if winners:
+            others = ", ".join(str(load.users) for load in winners if load.users is not None)
+            told += f"; --concurrency exports what won at another load{f': {others}' if others else ''}"
+        raise AnswerIsNo(told)
     if len({_to_run(study.loads[load], engine, study.target or "") for load in winners}) > 1:
         raise InputError(_choose(study))
     return winners

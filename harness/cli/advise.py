@@ -26,11 +26,13 @@ Files = Annotated[
 ]
 ServedDrafter = Annotated[
     str | None,
-    typer.Option("--drafter", help="The drafter's kind, as eagle3, where no file says: it decides what drafts cost."),
+    typer.Option(
+        "--drafter", help="The drafter's kind, as eagle3 or draft_model, where no file says: it decides what drafts cost."
+    ),
 ]
 _HELD, _NOT_HELD, _UNSURE = 0, 1, 3
 _SHOWN = 8
-"""Positions that fit side by side."""
+"""Positions that have a line each."""
 
 
 def advise(
@@ -115,13 +117,14 @@ def told_by(watcher: Watcher) -> Callable[[Path, int, int], None]:
 
 
 def _kind(drafter: str | None) -> str:
-    from simulator.drafter_kinds import KINDS
+    from harness.served.costs import NAMED
+    from harness.served.server import kind_of_method
     from simulator.errors import InputError
 
-    if drafter is not None and (drafter not in KINDS or drafter == "none"):
-        kinds = ", ".join(kind for kind in KINDS if kind != "none")
-        raise InputError(f"--drafter {drafter}: there are {kinds}")
-    return drafter or ""
+    kind = kind_of_method(drafter or "")
+    if kind and kind not in NAMED:
+        raise InputError(f"--drafter {drafter}: there are {', '.join(NAMED)}")
+    return kind
 
 
 def _checked(check: Sequence[Path], advice: Advice, watcher: Watcher) -> Any:
@@ -157,6 +160,13 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
     for note in server.notes:
         say(console, f"· {note}")
     console.print()
+    _print_tokens(console, advice)
+    say(console, _speed(advice))
+    if any(one.best != one.as_served or one.over_none is not None for one in advice.loads):
+        console.print()
+        _print_loads(console, advice)
+    say(console, f"times: {advice.basis}")
+    console.print()
     say(console, f"{_verdict(advice)}")
     for line in _why(advice):
         say(console, line)
@@ -164,14 +174,6 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
         say(console, f"  {flags}")
         for name, held in files_of(advice).items():
             say(console, f"  {name}: {held}")
-    console.print()
-    _print_positions(console, advice)
-    say(console, _speed(advice))
-    if any(one.best != one.as_served or one.over_none is not None for one in advice.loads):
-        console.print()
-        _print_loads(console, advice)
-    say(console, f"times: {advice.basis}")
-    console.print()
     say(console, _after(advice))
     say(console, f"  harness advise {shlex.join(map(str, files))} --check LATER.log")
     for line in advice.cannot:
@@ -247,19 +249,19 @@ def _signed(gain: Estimate) -> str:
     return f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})"
 
 
-def _print_positions(console: Console, advice: Advice) -> None:
+def _print_tokens(console: Console, advice: Advice) -> None:
+    """A line for every k: how often its last position was accepted, and what drafting so many would give."""
     from harness.served.advice import positions
 
-    found = positions(advice.acceptance)
-    shown = (
-        range(len(found)) if len(found) <= _SHOWN else sorted({*range(4), *(len(found) * i // 4 - 1 for i in range(2, 5))})
-    )
-    heads = ["position", *(str(i + 1) for i in shown)]
-    rows = [
-        ["accepted, of drafts", *(f"{found[i].value:.0%}" for i in shown)],
-        ["95 %", *(f"{found[i].low * 100:.0f}–{found[i].high * 100:.0f}" for i in shown)],
-    ]
-    print_table(console, heads, rows, ())
+    found, gains = positions(advice.acceptance), {one.k: one.gain for one in advice.of_tokens}
+    size = len(found)
+    shown = {*range(1, size + 1)} if size <= _SHOWN else {*range(1, 5), *(size * i // 4 for i in range(2, 5))}
+    rows = [["none", "", _signed(gains[0])]] if 0 in gains else []
+    for k in sorted(shown):
+        own, gain = found[k - 1], gains[k]
+        accepted = f"{own.value:.0%} ({own.low:.0%} to {own.high:.0%})"
+        rows.append([str(k), accepted, "as served" if k == size and gain.low == gain.high else _signed(gain)])
+    print_table(console, ["k", "position k accepted, of drafts", "tokens/s with k drafted, over those served"], rows, ())
     say(console, f"intervals: {advice.acceptance.basis}")
 
 

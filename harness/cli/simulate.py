@@ -137,7 +137,7 @@ def simulate(
                         replicas=replicas, prefix_cache=prefix_cache, router=router, seconds=seconds, seed=seed,
                         replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
-                        slas=options.slas_of(sla, share),
+                        slas=options.slas_of(sla, share, watcher.say),
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(

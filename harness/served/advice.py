@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import LABEL, Acceptance, interval
-from harness.served.costs import Costs
+from harness.served.costs import Costs, incomparable, priced
 from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -76,6 +76,15 @@ class AtLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfTokens:
+    """What k tokens a draft would give at the loads that were served, each as often as it was."""
+
+    k: int
+    gain: Estimate
+    """Over what was served, a share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What files should show after the change, and by which it is checked."""
 
@@ -101,6 +110,8 @@ class Advice:
     """(first, last, k) by running requests, of `by_batch`."""
     gain: Estimate
     """Over what was served, at the loads that were served, each as often as it was."""
+    of_tokens: tuple[OfTokens, ...]
+    """Of every k that is an answer, rising."""
     loads: tuple[AtLoad, ...]
     off_above: Estimate | None
     """Running requests above which no k pays; None where that is not known, or beyond every load looked at."""
@@ -148,7 +159,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
-        gain=gain, loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
+        gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
+        loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
         expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
@@ -276,13 +288,9 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
         whole = f"it computes a block at once, and what was served is the first k of {gamma}"
         said.append(f"what {kind} drafts in a shorter block: {whole}")
     if not costs.knows_off:
-        there = (
-            "too few steps without drafts are in the files, of other loads, or slower ones than with drafts, so that they "
-        )
-        why = there + "were not measured alike" if server.plain else "no steps without drafts are in the files"
         said.append(
-            f"whether no drafts at all would be faster, and above how many requests: {why}; name a profile (--hardware, and "
-            "--drafter), or log some time without speculation"
+            f"whether no drafts at all would be faster, and above how many requests: {incomparable(server)}; "
+            f"{_to_know_off(server, kind)}"
         )
     if not acceptance.clustered:
         said.append("how requests differ: none are told apart; the intervals assume it")
@@ -291,6 +299,14 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
     if server.coverage is None:
         said.append("in how many steps nothing is proposed: a draft is taken for every step")
     return said
+
+
+def _to_know_off(server: Server, kind: str) -> str:
+    """What tells whether no drafts at all would be faster, in words."""
+    log = "give a log of this traffic without speculation"
+    if kind and not priced(kind):
+        return f"{log}: no profile knows what a pass of {kind} takes"
+    return f"name a profile of the machine (--hardware{'' if kind else ', and --drafter'}), or {log}"
 
 
 def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
@@ -324,7 +340,7 @@ def fields_of(advice: Advice) -> dict[str, Any]:
         return {}
     settings, engine = advice.server.settings, engine_of(advice.server)
     names, kind = engine.fields, engine.kinds.get(advice.kind)
-    method = settings.method or (kind.method if kind else "METHOD")
+    method = settings.method or (kind.method if kind else advice.kind or "METHOD")
     fields: dict[str, Any] = {names.method: method}
     if settings.drafter:
         fields[names.checkpoint] = settings.drafter
@@ -351,6 +367,7 @@ def content(advice: Advice) -> dict[str, Any]:
         "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),
         "off_above": None if advice.off_above is None else advice.off_above.row(), "pays_to": advice.pays_to,
         "knows_off": advice.knows_off,
+        "by_tokens": [{"tokens": one.k, "gain": one.gain.row()} for one in advice.of_tokens],
         "basis": advice.basis,
         "acceptance": {
             "drafts": s.drafts.drafts, "drafted": s.drafts.drafted, "accepted": s.drafts.accepted,

@@ -43,6 +43,8 @@ _PASS: Final[Mapping[str, tuple[float, float]]] = {
 """A pass of the drafter for one token, as a share of the target's over one token, and the spread of its logarithm: an
 Eagle3 head or an MTP module is one layer and a head beside thirty to eighty layers, less than a hundredth of a large
 mixture, a sixth of a small target; a draft model is a tenth of its target."""
+NAMED: Final = (*(kind for kind in KINDS if kind != "none"), *(kind for kind in _PASS if kind not in KINDS))
+"""The kinds of drafters that a server's may be said to be."""
 _UNKNOWN_PASS: Final = (0.04, 1.2)
 _OFF: Final = 0.1
 """What a log's steps with drafts and without are off by."""
@@ -189,24 +191,51 @@ class Seen:
         return np.asarray(np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far), np.float64)
 
 
-def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
-    """None where steps without drafts are too few, of loads far from those with drafts, or took longer than those."""
-    from scipy.optimize import nnls
+def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(running, seconds of a step) of stretches with drafts, and of those without."""
+    return (
+        [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts],
+        [(one.running, s) for one in server.plain if (s := one.each_s) is not None],
+    )
 
-    with_drafts = [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts]
-    without = [(one.running, s) for one in server.plain if (s := one.each_s) is not None]
+
+def incomparable(server: Server) -> str:
+    """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
+    with_drafts, without = _timed(server)
+    if not with_drafts and not without:
+        return "these files time no steps; the engine's log does"
+    if not without:
+        timed = " that are long and steady enough to time" if server.plain else ""
+        return f"no steps without drafts are in the files{timed}"
     if min(len(with_drafts), len(without)) < _EITHER:
-        return None
+        return (
+            f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {_EITHER} of each are "
+            "needed"
+        )
     ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
     if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
-        return None
+        told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
+        return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
     near = [
         np.log(np.median(own) / took)
         for running, took in with_drafts
         if (own := [s for r, s in without if running / _ALIKE <= r <= running * _ALIKE])
     ]
-    if near and float(np.median(near)) > _OFF:  # steps without drafts took longer: not of this machine, or this hour
+    if near and (longer := float(np.median(near))) > _OFF:
+        return (
+            f"steps without drafts took {np.expm1(longer):.0%} longer than those with, at the same load: they were not "
+            "measured alike"
+        )
+    return ""
+
+
+def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
+    """None where steps with drafts and without are not comparable; see `incomparable`."""
+    from scipy.optimize import nnls
+
+    if incomparable(server):
         return None
+    with_drafts, without = _timed(server)
     coverage, gamma = acceptance.coverage, server.gamma
     rows = [(1.0, r * (1 + coverage * gamma), 1.0) for r, _ in with_drafts] + [(1.0, r, 0.0) for r, _ in without]
     design, took_s = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
@@ -284,9 +313,19 @@ class Profiled:
         return self.of(k, running)
 
 
+def priced(kind: str) -> bool:
+    """Whether there are profiles that know what drafts of a kind take."""
+    return kind in KINDS
+
+
 def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Profiled:
     """Raises InputError where the profile has no such drafter, or its steps are far from the log's."""
-    if kind not in KINDS or (kind not in profile.draft and not one_hot(kind)):
+    if not priced(kind) and kind:
+        raise InputError(
+            f"{profile.name}: no profile knows what a pass of {kind} takes; leave --hardware out, and give a log of this "
+            "traffic without speculation beside these files"
+        )
+    if not kind or (kind not in profile.draft and not one_hot(kind)):
         there = ", ".join([*profile.draft, "ngram"])
         raise InputError(
             f"{profile.name} knows drafters of the kinds {there}; say with --drafter which of them this server's is"

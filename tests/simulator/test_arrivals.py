@@ -119,6 +119,20 @@ def test_a_file_is_sped_up(written: Write) -> None:
     assert RecordedRequests.read(file, 4.0).arrival_s == pytest.approx([0, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('# HELP vllm:x Requests.\n# TYPE vllm:x counter\nvllm:x{engine="0"} 5.0\n', "scrape of metrics"),
+        ('vllm:generation_tokens_total{engine="0",model_name="m"} 5.0\n' * 3, "scrape of metrics"),
+        ("INFO 11-26 [x.py:1] Engine 000: Avg prompt throughput: 0.0 tokens/s, Running: 1 reqs\n" * 2, "engine's log"),
+        (MODELS * 3, "token usage"),
+    ],
+)
+def test_what_a_server_or_a_gateway_without_usage_wrote_is_called_by_its_name(text: str, what: str, written: Write) -> None:
+    with pytest.raises(InputError, match=what):
+        RecordedRequests.read(written("given", text))  # type: ignore[operator]
+
+
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
 
 

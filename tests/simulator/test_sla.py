@@ -67,6 +67,15 @@ def test_milliseconds_without_their_unit_are_noticed(text: str) -> None:
         Sla.asked(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "doubted"), [("ttft<=500s", True), ("tpot<=40s", True), ("ttft<=60s", False), ("tps>=900", False)]
+)
+def test_seconds_that_nobody_promises_are_doubted(text: str, doubted: bool) -> None:
+    sla = Sla.asked(text)
+    assert bool(sla.doubt) == doubted
+    assert not doubted or text.replace("s", "ms") in sla.doubt
+
+
 def test_whom_a_promise_is_made_to() -> None:
     assert Sla.asked("tps>=80", share_of("99%")).share == 0.99
     assert Sla.asked("mean_tps>=80", 0.99).share is None

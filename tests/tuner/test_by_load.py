@@ -85,6 +85,18 @@ def test_loads_that_put_as_many_on_a_replica_are_one_row() -> None:
     assert [row.users for row in found.rows] == [1, 2, 8]
 
 
+def test_a_load_at_which_nothing_keeps_the_promise_takes_no_other_row_away() -> None:
+    """And a drafter that lacks a row where another has one is no table, whatever it gains elsewhere."""
+    kept = {8: tried(100, eagle3={5: 200}, dspark={}), 64: tried(100, eagle3={1: 110}, dspark={})}
+    found = by_load({**kept, 256: tried(100, eagle3={}, dspark={}, broken=1.0)}, BOTH)
+    assert found is not None
+    assert str(found.policy) == "k_by_batch:8=5/64=1"
+    some = {**kept, 64: tried(100, eagle3={1: 110}, dspark={}, broken=1.0), 8: tried(100, eagle3={5: 200}, dspark={7: 900})}
+    found = by_load(some, BOTH)
+    assert found is not None
+    assert (found.recording.drafter, len(found.rows)) == ("eagle3", 2)
+
+
 def test_a_table_that_never_drafts_is_none() -> None:
     assert by_load({8: tried(100, eagle3={5: 90}, dspark={7: 80})}, BOTH) is None
 

@@ -23,6 +23,7 @@ from results.store.decisions import models_of
 from results.store.studies import StudyConfirmation
 from simulator.configuration import Configuration
 from simulator.decision import Decision, Range
+from simulator.errors import AnswerIsNo
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Users
@@ -41,7 +42,7 @@ from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.display import _print_table_of_all_loads
-from tuner.export import better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
+from tuner.export import _winners, better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
@@ -85,6 +86,25 @@ def test_one_table_has_one_request_cap(caps: tuple[int, int], told: str) -> None
     console = Console(file=io.StringIO(), width=200)
     _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
     assert told in cast("io.StringIO", console.file).getvalue()
+
+
+def test_a_load_without_a_winner_has_no_row_and_leaves_the_table() -> None:
+    table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=64)
+    row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures={OVER_NONE: 0.1})
+    loads = {Users(8): found_with(row), Users(64): found_with(row), Users(256): found_with()}
+    console = Console(file=io.StringIO(), width=200)
+    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
+    told = cast("io.StringIO", console.file).getvalue()
+    assert "Its command: tuner export" in told
+    assert told.index("o row for 256 users") < told.index("Its command")
+
+
+def test_no_winner_at_one_load_names_the_way_out_to_the_others() -> None:
+    won = msgspec.structs.replace(FOUND, winner=WON)
+    loads = {Users(8): won, Users(64): found_with()}
+    study = msgspec.structs.replace(study_of(loads=list(loads)), loads=loads)
+    with pytest.raises(AnswerIsNo, match=r"no winner at 64 users.*--concurrency .*: 8$"):
+        _winners(study, None, VLLM)
 
 
 def test_a_load_at_which_nothing_is_recommended_is_said() -> None:

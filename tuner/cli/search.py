@@ -125,7 +125,7 @@ def search(
                     plan = StudyPlan(
                         profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
-                        slas=options.slas_of(sla, share),
+                        slas=options.slas_of(sla, share, watcher.say),
                         weights=shares, drafters=options.listed(drafter),
                         policies=kinds, sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine_of(engine),

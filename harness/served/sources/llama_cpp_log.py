@@ -25,6 +25,8 @@ _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
 _DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
 _MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
+_ENDS: Final = re.compile(r"print_timings?: id ")
+_KNOWN: Final = re.compile(_ENDS.pattern + r"|\b(?:llama_server: initializing|llama_model_loader: loaded meta data)")
 _SAYS: Final = re.compile(
     r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:\b[A-Z] )?\s*"
     r"(?:slot |prompt eval time|eval time =|draft acceptance|acc per pos|statistics )"
@@ -37,13 +39,14 @@ class LlamaCppLog:
 
     name: ClassVar[str] = "llama.cpp's log"
     counts: ClassVar[str] = (
-        r"print_timing|eval time =|draft acceptance|acc per pos|statistics |\| task \d+ \||loading draft model|adding spec"
+        r"print_timing|llama_server: initializing|eval time ="
+        r"|draft acceptance|acc per pos|statistics |\| task \d+ \||loading draft model|adding spec"
         r"|- n_max="
     )
 
     def recognises(self, text: Text) -> bool:
-        """`print_timing` of a slot."""
-        return text.whole is None and ("print_timing: id " in text.text or "print_timings: id " in text.text)
+        """`print_timing` of a slot, or how a server starts."""
+        return text.whole is None and _KNOWN.search(text.text) is not None
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All requests that ended in the logs."""
@@ -56,6 +59,11 @@ class LlamaCppLog:
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
             drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
             most = max([most, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
+        if not requests and not without and not any(_ENDS.search(text.text) for text in texts):
+            raise InputError(
+                f"{texts[-1].name}: is of a server that has not answered a request yet; give what it wrote later, alone or "
+                "beside this"
+            )
         if not requests:
             why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
             raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")

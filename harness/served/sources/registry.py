@@ -28,6 +28,7 @@ from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
 from harness.served.sources.vllm_requests import VllmRequests
 from harness.served.text import Progress, Text, read_texts
+from simulator.arrivals import form_of
 from simulator.errors import InputError
 from simulator.serving.verification import HINTS, departures
 
@@ -67,6 +68,11 @@ def read_files(
             notes.append(f"{text.name}: holds what {like.name} does, and counts once")
     for text, named in unknown:
         if named or not by_source:
+            if form := form_of(text.file):
+                raise InputError(
+                    f"{text.name}: is arrivals ({form}), which say nothing of drafts; give what the server itself wrote: "
+                    "its log, its metrics or its answers. `harness simulate` and `tuner search` take these as --arrivals"
+                )
             why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]
             told = f" ({'; '.join(why)})" if why else ""
             known = ", ".join(source.name for source in SOURCES)

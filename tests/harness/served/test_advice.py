@@ -72,6 +72,80 @@ def test_what_a_log_alone_cannot_carry_is_not_promised(
     assert told["verdict"] == "keep" or gain["low"] - WORTH <= gained <= gain["high"] + WORTH
 
 
+def test_what_every_other_k_would_give_is_told(tmp_path: Path) -> None:
+    """Less than the K that is right, too, with intervals that hold the truth; on the screen a line each."""
+    truth = Truth(survival=(0.8, 0.7, 0.6))
+    told = advised(tmp_path, vllm_log(truth, LOADS))
+    each = told["by_tokens"]
+    assert isinstance(each, list)
+    assert [one["tokens"] for one in each] == [1, 2, 3]
+    served = sum(truth.speed(3, n) for n in LOADS)
+    for one in each[:2]:
+        gain = sum(truth.speed(one["tokens"], n) for n in LOADS) / served - 1
+        assert one["gain"]["low"] < gain < one["gain"]["high"]
+        assert one["gain"]["value"] < 0
+    assert set(each[2]["gain"].values()) == {0.0}
+    lines = run("advise", tmp_path / "file.log").stdout.splitlines()
+    assert [f"{one['gain']['value']:+.0%}" in line for one, line in zip(each[:2], _rows(lines), strict=False)] == [True] * 2
+
+
+def _rows(lines: Sequence[str]) -> list[str]:
+    """The lines of a table's rows that begin with a number."""
+    return [line for line in lines if line.strip()[:1].isdigit()]
+
+
+def test_the_verdict_stands_below_what_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(POOR, LOADS, clumped=0.1))
+    lines = run("advise", tmp_path / "a").stdout.splitlines()
+    verdict = next(i for i, line in enumerate(lines) if line.startswith("set K to 2"))
+    assert max(i for i, line in enumerate(lines) if line in _rows(lines)) < verdict
+
+
+@pytest.mark.parametrize(
+    ("loads", "plain", "why"),
+    [
+        (LOADS, [], "no steps without drafts"),
+        (LOADS, [16] * 3, "5 of each are needed"),
+        ([2] * 40, [40] * 40, "of no load are both"),
+    ],
+)
+def test_why_nothing_is_said_of_no_drafts(loads: list[int], plain: list[int], why: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(HEAVY, loads))
+    files = [tmp_path / "a"]
+    if plain:
+        files.append(tmp_path / "b")
+        files[1].write_text(vllm_log(HEAVY, plain, k=lambda _: 0))
+    told = json.loads(run("advise", *files, "--json").stdout)
+    assert not told["knows_off"]
+    [said] = [one for one in told["cannot"] if why in one]
+    assert "--hardware" in said
+
+
+def test_metrics_alone_time_no_steps(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_metrics(3000, (2400, 1800, 900), 3000, 40))
+    told = json.loads(run("advise", tmp_path / "a", "--json").stdout)
+    assert "time no steps" in str(told["cannot"])
+
+
+@pytest.mark.parametrize(("word", "kind"), [("draft_model", "draft_model"), ("eagle", "eagle3"), ("suffix", "suffix")])
+def test_a_drafter_is_named_by_its_kind_or_by_its_engines_word(word: str, kind: str, tmp_path: Path) -> None:
+    unnamed = vllm_log(POOR, LOADS).replace("'method': 'eagle3', ", "")
+    told = advised(tmp_path, unnamed, "--drafter", word)
+    assert told["drafter"] == kind
+    assert f'"method": "{kind}"' in str(told["flags"])
+    knows = "--hardware" in str(told["cannot"])
+    assert knows == (kind == "eagle3")
+    done = run("advise", tmp_path / "file.log", "--drafter", word, "--hardware", "h100/qwen3-8b")
+    assert (done.exit_code, "leave --hardware out" in done.stderr) == ((0, False) if kind == "eagle3" else (2, True))
+
+
+def test_a_drafter_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(POOR, LOADS))
+    for word in ("none", "eagle9"):
+        done = run("advise", tmp_path / "a", "--drafter", word)
+        assert (done.exit_code, "draft_model" in done.stderr) == (2, True)
+
+
 def test_a_k_that_is_right_stays(tmp_path: Path) -> None:
     told = advised(tmp_path, vllm_log(Truth(survival=(0.8, 0.7, 0.6)), LOADS))
     assert (told["verdict"], told["tokens"], told["off_above"]) == ("keep", 3, None)

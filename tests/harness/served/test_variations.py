@@ -430,3 +430,31 @@ def test_a_log_of_two_gigabytes_is_not_held_whole(tmp_path: Path) -> None:
     assert size > 150e6
     assert intervals == 200
     assert grown_kb < 30_000
+
+
+def test_arrivals_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,5,3\n1,5,3\n")
+    with pytest.raises(InputError, match="is arrivals"):
+        read_files([tmp_path / "own.csv"])
+
+
+STARTS = (
+    "0.00.001.172 I srv  llama_server: initializing ...\n0.02.323.556 I llama_model_loader: loaded meta data with 33 pairs\n"
+    "0.03.1 I common: loading draft model 'draft.gguf'\n0.03.2 I   - n_max=4, n_min=0\n"
+    "0.03.523.086 I srv  llama_server: listening on http://127.0.0.1:8022\n"
+)
+"""What llama.cpp writes before its first request."""
+ANSWERED = (
+    "0.57.1 I slot print_timing: id  1 | task 1 | prompt eval time =   16995.30 ms /   127 tokens\n"
+    "0.57.1 I slot print_timing: id  1 | task 1 |        eval time =   32574.63 ms /    96 tokens\n"
+    "0.57.1 I slot print_timing: id  1 | task 1 | draft acceptance = 0.75 (  60 accepted /  80 generated), mean len = 4.00\n"
+)
+
+
+def test_a_rotated_log_may_begin_with_a_part_without_requests(tmp_path: Path) -> None:
+    (tmp_path / "log.1").write_text(STARTS)
+    (tmp_path / "log").write_text(ANSWERED)
+    with pytest.raises(InputError, match="not answered a request yet"):
+        read_files([tmp_path / "log.1"])
+    [both], _ = read_files([tmp_path / "log.1", tmp_path / "log"])
+    assert (both.requests, both.settings.gamma, both.settings.drafter) == (1, 4, "draft.gguf")
