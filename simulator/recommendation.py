@@ -100,7 +100,9 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     )  # fmt: skip
     if evidence.too_short:
         return decision.without(evidence.too_short)
-    chosen = choose(evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas)
+    chosen = choose(
+        evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas, promised=bool(plan.slas)
+    )  # fmt: skip
     decision = msgspec.structs.replace(decision, notes=[question.note] if question.note else [])
     if isinstance(chosen, str):
         return decision.without(chosen + _closest(plan, evidence))
