@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -379,7 +379,12 @@ def print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[
 
     for i, cells in enumerate([heads, *rows]):
         put([cells[j] for j in shown] if len(cells) == len(heads) else cells[: len(names)], "" if i else "bold")
-    if gone := [head for head in heads if head not in names]:
+    say_left_out(console, heads, names)
+
+
+def say_left_out(console: Console, heads: Sequence[str], shown: Collection[str]) -> None:
+    """Name the columns of a table that had no room."""
+    if gone := [head for head in heads if head not in shown]:
         say(console, f"(a wider terminal has also: {', '.join(gone)})")
 
 

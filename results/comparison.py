@@ -129,8 +129,8 @@ def _about(run: Provenance) -> str:
 
 
 def _pairs(keys: Iterable[Recording]) -> list[_Pair]:
-    """Each key beside itself, larger blocks first."""
-    order = sorted(set(keys), key=lambda key: (key.drafter, -key.gamma, key.drafting))
+    """Each key beside itself, larger blocks first, and sampled drafts, which are what is decided by, before greedy ones."""
+    order = sorted(set(keys), key=lambda key: (key.drafter, -key.gamma, key.drafting == "greedy"))
     return [_Pair(_label(key.drafter, key.drafting), key.gamma, key, key) for key in order]
 
 
@@ -163,7 +163,7 @@ def _two_drafters(sums: Baseline, run_id: str, old: str, new: str) -> list[_Pair
         raise InputError("--drafters {},{}: were recorded at no common block size and way to draft ({} | {})".format(
             old, new, *told
         ))  # fmt: skip
-    return sorted(pairs, key=lambda pair: (-pair.gamma, pair.label))
+    return sorted(pairs, key=lambda pair: (-pair.gamma, pair.second.drafting == "greedy"))
 
 
 def _label(drafter: str, drafting: str) -> str:

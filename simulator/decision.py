@@ -18,7 +18,7 @@ from simulator.configuration import Configuration
 from simulator.hardware.profile import Profile
 from simulator.load import Load
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import kept_drafting
+from simulator.records import Recording, kept_drafting
 from simulator.replay import replays_exactly
 from simulator.serving.command import cannot_run
 from simulator.serving.engine import ServingEngine
@@ -67,7 +67,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """No speculation, under the request cap that serves it best: that keeps the promise, where any does."""
     default: Configuration | None
     """The same drafter as the engine would run it by default: the whole block, the largest request cap. None where that is
-    what is run, or nothing is drafted."""
+    what is run. Where nothing is drafted it is the best drafter's, unless that was simulated, or cannot be run."""
     runner_up: Configuration | None
     """The next best that the engine runs."""
     better: Configuration | None
@@ -89,20 +89,26 @@ def choose(
     *,
     load: Load | None = None,
     replicas: int = 1,
+    promised: bool = True,
 ) -> Choice | str:
     """What to run, of what the engine (None: any) can run of `target`; or why nothing can be recommended.
 
-    What is the same for as many requests as the load, on so many replicas, ever runs at once is no rival.
+    What is the same for as many requests as the load, on so many replicas, ever runs at once is no rival. Whether anything
+    is `promised` is for the words alone.
     """
     kept = [s for s in simulated if s.kept]
-    able = [s for s in kept if engine is None or not refused(engine, s.candidate, target)]
+    runs = [s for s in simulated if engine is None or not refused(engine, s.candidate, target)]
+    able = [s for s in kept if s in runs]
     if not any(s.keeps_up for s in simulated):
         return "overload: nothing that was simulated keeps up with what arrives; lower the load, or give more --replicas"
+    if engine is not None and not runs:
+        return f"{engine.name} runs nothing of what was simulated; add what it has to --policy, as none and fixed"
+    keeps = "keeps the promise" if promised else "keeps up with what arrives"
     if not kept:
-        return "nothing that was simulated keeps the promise"
+        return f"nothing that was simulated {keeps}"
     if not able:
         assert engine is not None
-        return f"nothing that {engine.name} can run keeps the promise"
+        return f"of what was simulated, nothing that {engine.name} can run {keeps}"
     if len({(s.candidate.recording, s.candidate.policy) for s in simulated}) < 2:
         return "only one configuration was simulated: there is nothing to choose from"
     cap = max(s.candidate.request_cap for s in simulated)
@@ -112,13 +118,29 @@ def choose(
     others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run, most_running)]
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
     plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: (not s.kept, -s.value))
-    walked = run.recording.showing("none")
-    unasked = run if run.policy == NO_DRAFTER else Configuration(walked, PolicySpec.fixed(walked.gamma), cap)
     return Choice(
         run=run, none=plain[0].candidate if plain else Configuration.plain(cap),
-        default=None if unasked == run else unasked,
+        default=_default(run, simulated, engine, target, cap),
         runner_up=others[0] if others else None, better=beyond[0].candidate if beyond else None, most_running=most_running,
     )  # fmt: skip
+
+
+def _default(
+    run: Configuration, simulated: Sequence[Simulated], engine: ServingEngine | None, target: str, cap: int
+) -> Configuration | None:
+    """See `Choice.default`."""
+
+    def whole_block(recording: Recording) -> Configuration:
+        return Configuration(recording.showing("none"), PolicySpec.fixed(recording.gamma), cap)
+
+    if run.policy != NO_DRAFTER:
+        return None if (usual := whole_block(run.recording)) == run else usual
+    known = {s.candidate for s in simulated}
+    for one in sorted((s for s in simulated if s.candidate.policy != NO_DRAFTER), key=lambda s: -s.value):
+        usual = whole_block(one.candidate.recording)
+        if engine is None or not refused(engine, usual, target):
+            return None if usual in known else usual
+    return None
 
 
 def refused(engine: ServingEngine, candidate: Configuration, target: str = "") -> str:
@@ -366,7 +388,8 @@ def decide(
     def words(candidate: Configuration | None) -> str:
         return "" if candidate is None else candidate.told_beside(run)
 
-    by_default = f"what {name} does with it by default, {words(choice.default)}"
+    drafts = "a drafter" if run.policy == NO_DRAFTER else "it"
+    by_default = f"what {name} does with {drafts} by default, {words(choice.default)}"
     over_none = gain(words(choice.none) + missing(choice.none), run, choice.none)
     over_default = gain(by_default + missing(choice.default), run, choice.default)
     own = found[run]
@@ -392,14 +415,16 @@ def decide(
 def gain_of(over: str, top: Sampled, under: Sampled, draws: Sequence[Draw]) -> Gain | None:
     """What one candidate gives more than another, called `over`, in the same draws.
 
-    None where the other gives nothing, or one of them no figure, in any draw.
+    What is unsure with the profile held is so without it too: of few draws the first interval may come out wider by chance,
+    and then stands for both. None where the other gives nothing, or one of them no figure, in any draw.
     """
     off, less = np.array([draw.off for draw in draws]), np.array(under.value)
     if not less.all() or not np.isfinite([*less, *top.value]).all():  # what breaks a promise has goodput 0
         return None
     ratio = np.array(top.value) / less - 1
     centre = float(ratio[~off].mean())
-    return Gain(over=over, all=range_of(ratio[off], centre), held=range_of(ratio[~off], centre))
+    off_too, held = range_of(ratio[off], centre), range_of(ratio[~off], centre)
+    return Gain(over=over, all=Range(centre, min(off_too.low, held.low), max(off_too.high, held.high)), held=held)
 
 
 def _finite(sampled: Sampled) -> bool:

@@ -103,7 +103,9 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     )  # fmt: skip
     if evidence.too_short:
         return decision.without(evidence.too_short)
-    chosen = choose(evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas)
+    chosen = choose(
+        evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas, promised=bool(plan.slas)
+    )  # fmt: skip
     notes = (question.note, averaged_elsewhere(plan.profile, question.mix.mean_context(load)))
     decision = msgspec.structs.replace(decision, notes=[note for note in notes if note])
     if isinstance(chosen, str):

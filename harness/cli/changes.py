@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from rich.cells import cell_len
 
-from harness.console import fitting, plain_console, say, say_listed
+from harness.console import fitting, plain_console, say, say_left_out, say_listed
 from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # these take seconds
     from results.gate import Gate, Judged
 
 _COLUMNS = ("where", "before", "after", "change", "95 %", "could see", "verdict", "gate", "prompts needed a task")
-_LEAST_FIRST = ("prompts needed a task", "verdict", "before", "after", "could see")
-"""What goes where a terminal is too narrow; the verdict only beside a gate."""
+_LEAST_FIRST = ("prompts needed a task", "before", "after", "could see")
+"""What goes where a terminal is too narrow."""
 _NAMED = 3
 """Rows named in a sentence, before "and more"."""
 
@@ -40,8 +40,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
     needs["where"] += 2
-    expendable = [name for name in _LEAST_FIRST if name != "verdict" or gate is not None]
-    widths = {name: needs[name] for name in fitting(needs, expendable, console.width + 2)}
+    widths = {name: needs[name] for name in fitting(needs, _LEAST_FIRST, console.width + 2)}
     last: tuple[str, ...] = ()
     for (change, _), row in zip(_beside(found, gate), rows, strict=True):
         if last[:1] != (change.quantity,):
@@ -55,6 +54,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
         say_listed(console, f"  {line}")
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
+    say_left_out(console, known, widths)
     for line in (_HOW_TO_READ, *sentences(gate)):
         say(console, line)
 
@@ -122,8 +122,9 @@ def sentences(gate: Gate | None) -> list[str]:
         told_too = f"; the least sure of them {who(least_sure)}{_interval_of(least_sure)}"
         found = [f"pass: no drafter lost {tolerance} of its accepted length or more{told_too}"]
     else:
-        rows = gate.of(gate.outcome)
-        told = [_why(row, gate.tolerance) for row in rows[:_NAMED]]
+        gone = _gone(gate)
+        rows = sorted((row for row in gate.of(gate.outcome) if who(row.change) not in gone), key=lambda row: not row.decides)
+        told = [f"{name} is gone" for name in gone] + [_why(row, gate.tolerance) for row in rows[:_NAMED]]
         more = [f"and {len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
         found = [f"{gate.outcome}: {'; '.join([*told, *more])}"]
     if gate.undecided:
@@ -132,6 +133,12 @@ def sentences(gate: Gate | None) -> list[str]:
         rest = f"{undecided} that hold nothing up exclude no loss of {tolerance}, the least sure of them"
         found.append(f"{rest} {_named(widest.change)}{_interval_of(widest.change)}")
     return found
+
+
+def _gone(gate: Gate) -> list[str]:
+    """Drafters of which nothing is left: each is named once, however many rows of it there were."""
+    here = {who(row.change) for row in gate.rows if row.change.verdict != "only in the first"}
+    return list(dict.fromkeys(who(row.change) for row in gate.rows if who(row.change) not in here))
 
 
 def who(change: Change) -> str:

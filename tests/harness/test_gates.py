@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import duckdb
+import msgspec
 import numpy as np
 import pytest
 import typer
@@ -131,6 +132,26 @@ def test_what_a_close_call_takes_is_told_too() -> None:
     assert close > 3
 
 
+def test_every_drafter_that_is_gone_is_named_once() -> None:
+    """However many rows each of them had."""
+    rng = np.random.default_rng(0)
+    names = ("dflash", "dspark", "eagle3", "mtp", "ngram", "suffix")
+    whole = drawn(rng, prompts(rng, 40, spread=0.01), drafters=names)
+    left = msgspec.structs.replace(whole, recordings=whole.recordings[1:2])
+    [told, *_] = changes.sentences(judge(compared(whole, left), 0.1))
+    assert [told.count(f"{name} γ=7") for name in names] == [1, 0, 1, 1, 1, 1]
+    assert "more" not in told
+
+
+def test_drafts_that_are_decided_by_come_first() -> None:
+    rng = np.random.default_rng(0)
+    whole = drawn(rng, prompts(rng, 4))
+    [one] = whole.recordings
+    both = msgspec.structs.replace(whole, recordings=(msgspec.structs.replace(one, drafting="greedy"), one))
+    labels = list(dict.fromkeys(change.drafter for change in compared(both, both).changes))
+    assert labels == ["dspark", "dspark (greedy drafts)"]
+
+
 @pytest.mark.parametrize(
     ("run", "options", "code"), [("5a3e", (), 0), ("beef", (), 1), ("d1ce", (), 3), ("d1ce", ("--allow-inconclusive",), 0)]
 )
@@ -179,6 +200,14 @@ def test_a_line_a_row_at_80_columns(
     assert len(rows) > 15
     assert max(cell_len(line) for line in rows) <= 80
     assert all("livecodebench" not in line or line.count("%") >= 3 for line in rows)
+    told = " ".join(result.stdout.split())
+    head = next(line for line in result.stdout.splitlines() if line.startswith("accepted length"))
+    assert "verdict" in head
+    assert ("gate" in head) == gate
+    gone = [name for name in ("before", "after", "could see") if name not in head]
+    assert bool(gone) == gate
+    left_out = told.partition("(a wider terminal has also: ")[2].partition(")")[0]
+    assert [name for name in left_out.split(", ") if name] == [*gone, *(["prompts needed a task"] if gate else [])]
 
 
 @pytest.mark.parametrize(

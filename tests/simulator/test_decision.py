@@ -10,7 +10,7 @@ import pytest
 
 from results.report.headline import from_decision
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, settle
+from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, gain_of, settle
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
@@ -92,6 +92,40 @@ def test_without_a_choice_there_is_no_recommendation(found: list[Simulated]) -> 
     assert isinstance(choose(found, VLLM), str)
 
 
+def test_what_was_not_simulated_is_not_ruled_out() -> None:
+    scheduled = simulated(DSPARK.showing("calibrated"), "prefix_scheduler", 150)  # which vLLM has not
+    choice = choose([simulated(NOTHING, "none", 100), scheduled], VLLM)
+    assert not isinstance(choice, str)
+    assert (choice.run, choice.default) == (candidate(NOTHING, "none"), candidate(DSPARK, "fixed:7"))
+
+    def drawn(by_default: float) -> dict[Configuration, Sampled]:
+        values = {choice.run: 100.0, choice.default: by_default, choice.better: 150.0}
+        return {c: sampled(np.full(len(DRAWS), value)) for c, value in values.items() if c is not None}
+
+    settled = settle(choice, drawn(140), DRAWS)
+    assert (settled.run, settled.default) == (candidate(DSPARK, "fixed:7"), None)
+    worse = decide(STUB, choice, drawn(80), DRAWS, VLLM)
+    assert (worse.candidate, worse.over_none) == (choice.none, None)
+    assert worse.over_default is not None
+    assert worse.over_default.all.value == pytest.approx(0.25)
+    unable = choose(
+        [simulated(NOTHING, "none", 100), simulated(Recording("mine", 3, "none", "greedy", "draft_model"), "fixed:2", 90)],
+        VLLM,
+    )
+    assert not isinstance(unable, str)
+    assert unable.default is None
+
+
+def test_without_a_promise_none_is_said_to_be_broken() -> None:
+    scheduled = [simulated(DSPARK.showing(shown), "prefix_scheduler", 150) for shown in ("raw", "calibrated")]
+    for kept in (True, False):
+        found = [msgspec.structs.replace(one, kept=kept) for one in scheduled]
+        assert "promise" not in str(choose(found, VLLM, promised=False))
+    beside = [msgspec.structs.replace(simulated(DSPARK, "fixed:7", 90, kept=False), keeps_up=False), *scheduled]
+    assert "promise" not in str(choose(beside, VLLM, promised=False))
+    assert "promise" in str(choose(beside, VLLM))
+
+
 STUB = Decision(
     engine=VLLM, profile="h100/toy", source="roofline", load=Users(8), promise=(Promise.parse("tps>=80"),),
     traffic="toys", figure="throughput", errors={"verify": 0.3, "draft": 0.3, "host": 0.3},
@@ -138,6 +172,16 @@ def test_intervals_are_of_paired_draws() -> None:
     assert decision.value.high / decision.value.low == pytest.approx(np.exp(2 * 1.96 * 0.3), rel=0.1)
     assert (decision.sure, decision.draws) == (1.0, 2000)
     assert decision.attained["tps>=80"].value == pytest.approx(0.97)
+
+
+def test_an_interval_that_holds_more_is_no_narrower() -> None:
+    draws = [Draw(i, off) for off in (True, False) for i in range(20)]
+    rng = np.random.default_rng(0)
+    for spread in (0.001, 0.02, 0.2):  # of draws with the profile off; the others have 0.02
+        value = np.concatenate([150 + 100 * spread * rng.normal(size=20), 150 + 2 * rng.normal(size=20)])
+        found = gain_of("none", sampled(value), sampled(np.full(40, 100.0)), draws)
+        assert found is not None
+        assert found.all.low <= found.held.low <= found.held.value <= found.held.high <= found.all.high
 
 
 @pytest.mark.parametrize(("temperature", "exact"), [(0.0, True), (1.0, False), (None, False)])
