@@ -57,6 +57,12 @@ ModelFile = Annotated[
     typer.Option("--model", help="The target's config.json, or its folder: --hardware then names a device, as l40s."),
 ]
 TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that share the model, of a modelled profile.")]
+Layouts = Annotated[
+    str | None,
+    typer.Option(
+        "--tp", help="GPUs that share the model, of a modelled profile; 1,2 compares both ways to share out --gpus."
+    ),
+]
 Gpus = Annotated[
     int | None, typer.Option(help="GPUs in all, of a modelled profile: --replicas of --tp each; one of the two follows.")
 ]
@@ -199,6 +205,23 @@ def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replica
         told = f"--replicas {replicas}" + ("" if tp is None else f" of --tp {tp} each")
         raise InputError(f"--gpus {gpus}: cannot be {told}; leave one of them out")
     return gpus // replicas, replicas
+
+
+def layouts_of(context: typer.Context, gpus: int | None, tp: str | None, replicas: int) -> list[tuple[int | None, int]]:
+    """(GPUs of a replica, replicas) of every layout that --tp names, one without. Raises InputError; see `shared_out`."""
+    try:
+        sizes = [int(size) for size in dict.fromkeys(listed([tp]) or ())] if tp is not None else []
+    except ValueError:
+        raise InputError(f"--tp {tp}: must be a whole number, or several as 1,2, which compares them") from None
+    if len(sizes) < 2:
+        return [shared_out(context, gpus, sizes[0] if sizes else None, replicas)]
+    if gpus is None:
+        raise InputError(f"--tp {tp}: compares ways to share out GPUs; say with --gpus how many there are in all")
+    given = given_options(context)
+    for name, why in (("replicas", "follows from --gpus and each --tp"), ("rows", "is of one layout")):
+        if name in given:
+            raise InputError(f"{given[name]}: {why}; leave it out, or name one --tp")
+    return [shared_out(context, gpus, size, replicas) for size in sizes]
 
 
 def loads_of(

@@ -17,6 +17,7 @@ import numpy as np
 from simulator.configuration import Configuration
 from simulator.hardware.profile import Profile
 from simulator.load import Load
+from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording, kept_drafting
 from simulator.replay import replays_exactly
@@ -243,6 +244,38 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
         return self.all.low > 0 or self.all.high < 0
 
 
+def layout_of(gpus: int, replicas: int) -> str:
+    """How GPUs are shared out, in words: replicas of an engine, on so many each."""
+    return f"{counted(replicas, 'replica')} on {counted(gpus, 'GPU')}{' each' if replicas > 1 else ''}"
+
+
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """What another layout, the same GPUs shared out otherwise, says to run, and how what is run does against it."""
+
+    sweep: str
+    """The sweep that tells."""
+    gpus: int
+    """Of a replica."""
+    replicas: int
+    run: str = ""
+    """The configuration in words; empty where nothing is recommended there."""
+    reason: str = ""
+    """Why nothing is."""
+    command: str = ""
+    """For a shell."""
+    attained: dict[str, Range] = {}
+    """What becomes of each bound there."""
+    holds: Range | None = None
+    """How many times the load is held there; None where nobody searched, or too few requests tell."""
+    gain: Gain | None = None
+    """What is run over it, in the same draws; None where one of the two gives nothing."""
+
+    @property
+    def layout(self) -> str:
+        """In words."""
+        return layout_of(self.gpus, self.replicas)
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to run, and how sure that is. The one value that commands, report and exports print.
 
@@ -261,6 +294,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Lengths, mix and temperature, in words."""
     replicas: int = 1
     """Copies of the engine behind a router, each on the profile's GPUs."""
+    gpus: int | None = None
+    """GPUs of each; None of decisions that were kept before it was told."""
     figure: Figure
     reason: str = ""
     """Why nothing can be recommended; what follows is then empty."""
@@ -296,6 +331,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Relative standard errors of the profile's parts that were drawn."""
     next: str = ""
     """What to do to be surer."""
+    rivals: list[Rival] = []
+    """The same GPUs shared out otherwise, where that was asked."""
 
     @property
     def run(self) -> str:
@@ -316,7 +353,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         heat = "" if temperature is None else f"; temperature {temperature:g}"
         errors = profile.relative_errors
         return cls(
-            engine=engine, profile=profile.name, source=profile.source, load=load, replicas=replicas,
+            engine=engine, profile=profile.name, source=profile.source, load=load, replicas=replicas, gpus=profile.gpus,
             promise=tuple(promises(slas)), traffic=traffic + heat, figure=figure,
             errors={"verify": errors.verify, "draft": errors.draft, "host": errors.host},
         )  # fmt: skip

@@ -96,6 +96,10 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Draws of prompts, seeds and the profile's errors, for the intervals of the decision; 0 decides nothing."""
     against: PolicySpec | None = None
     """The policy that all others are compared with, paired, on the same recordings; None compares none."""
+    others: list[Profile] = []
+    """The same GPUs shared out otherwise: what a step takes in each layout that is still to be simulated, and compared."""
+    beside: list[str] = []
+    """Sweeps of the same question in the layouts that were simulated already."""
     headroom: bool | None = None
     """Whether to search how many times each load is held within the promises; None does so for open loads, where few."""
 
@@ -106,6 +110,10 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"--replications {self.replications}: must be from 1 to {MOST_REPLICATIONS:,}")
         if self.decision_draws < 0 or 0 < self.decision_draws < 10:
             raise ValueError(f"--decision-draws {self.decision_draws}: an interval needs 10 or more; 0 decides nothing")
+        if self.others and not self.decision_draws:
+            raise ValueError(
+                "--decision-draws 0: decides nothing, and layouts are compared by what is decided; leave it out"
+            )
         if any(isinstance(load, SeveralLoads) for load in self.loads):
             raise ValueError("loads with weights are for `tuner search`; here each has a row of its own: --concurrency 8,64")
         if self.headroom and not self.slas:

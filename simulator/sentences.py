@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from simulator.capacity import times_of
-from simulator.decision import FIGURES, GAINS, Decision, Gain, Range
+from simulator.decision import FIGURES, GAINS, Decision, Gain, Range, Rival, layout_of
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.records import Recording
@@ -22,8 +22,9 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     d = decision
     where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.load.label}"
     promise = f", {' and '.join(promise.name for promise in d.promise)}" if d.promise else ""
+    others = [_against(d, rival) for rival in d.rivals]
     if d.reason:
-        return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}."]
+        return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}.", *others]
     engine = "" if d.engine is None else f", with {d.engine.name}"
     assert d.candidate is not None
     cap = counted(d.candidate.request_cap, "request")
@@ -79,7 +80,35 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     )
     if d.next:
         said.append(f"To be surer: {d.next}.")
+    return said + others
+
+
+def _against(d: Decision, rival: Rival) -> str:
+    """What is run against the same GPUs shared out otherwise, in one paragraph."""
+    mine = layout_of(d.gpus or 1, d.replicas)
+    if rival.reason:
+        return f"{rival.layout} instead: {rival.reason}."
+    said = f"{mine} against {rival.layout}, which would run {rival.run}"
+    if rival.gain is not None:
+        doubt = "" if rival.gain.clear else ", which is within doubt: take whichever is easier to run"
+        said += f": {signed(rival.gain.all.value)} {GAINS[d.figure]} in the same draws ({_interval(rival.gain)}){doubt}"
+    there = [f"{p.name} {_attained(p, rival.attained[p.name])}" for p in d.promise if p.name in rival.attained]
+    if rival.holds is not None:
+        times, low, high = (times_of(end) for end in (rival.holds.value, rival.holds.low, rival.holds.high))
+        there.append(f"it holds up to {times} this load (95 %: {low} to {high})")
+    said += f"; there {', and '.join(there)}." if there else "."
+    if d.holds is not None and rival.holds is not None and rival.holds.value > _HOLDS_MORE * d.holds.value:
+        said += " It holds more: choose it if the load is to grow."
+    if (d.gpus or 1) > 1 or rival.gpus > 1:
+        said += (
+            " What GPUs take to exchange is assumed, and is in the one and not in the other: steps of both, measured, would"
+            " make this surer."
+        )
     return said
+
+
+_HOLDS_MORE = 1.05
+"""From how many times as much of the load on another layout is said to hold more: what is held is searched to 5 %."""
 
 
 def told(decision: Decision) -> list[str]:

@@ -33,7 +33,7 @@ def simulate(
     hardware: options.Hardware = None,
     model: options.ModelFile = None,
     gpus: options.Gpus = None,
-    tp: options.TensorParallel = None,
+    tp: options.Layouts = None,
     weights: options.Weights = None,
     kv: options.KvFormat = None,
     mean_context: options.MeanContext = None,
@@ -119,8 +119,10 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
-                tp, replicas = options.shared_out(context, gpus, tp, replicas)
-                profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
+                shared = options.layouts_of(context, gpus, tp, replicas)
+                profile, *others = (
+                    options.profile_of(hardware, model, one, weights, kv, captured, mean_context) for one, _ in shared
+                )
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
@@ -134,8 +136,8 @@ def simulate(
                         policies=policies, against=against_policy, drafters=options.listed(drafter),
                         confidences=confidences, weights=shares, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
-                        replicas=replicas, prefix_cache=prefix_cache, router=router, seconds=seconds, seed=seed,
-                        replications=replications,
+                        replicas=shared[0][1], others=others, prefix_cache=prefix_cache, router=router,
+                        seconds=seconds, seed=seed, replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
                         slas=options.slas_of(sla, share, watcher.say),
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
@@ -144,7 +146,7 @@ def simulate(
                     store, run_id, plan, watcher,
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
-        print_sweep(store, sweep_id, as_json=as_json)
+        print_layouts(store, sweep_id, as_json=as_json)
         came = store.simulations(sweep_id)
         if came and all(row["error"] for row in came):
             raise InputError(f"sweep {sweep_id}: nothing could be simulated: {came[0]['error']}")
@@ -154,12 +156,25 @@ def simulate(
                 raise InputError(f"sweep {sweep_id}: {own} could not be simulated at any load: {wrong[0]}")
 
 
-def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
-    """What a sweep of simulations came to."""
+def print_layouts(store: Store, sweep_id: str, *, as_json: bool) -> None:
+    """What a sweep came to, after the tables of other layouts that it was compared with."""
+    from results.store.decisions import decisions
+
+    with store.reading() as connection:
+        decided = decisions(connection, sweep_id).values()
+    for other in () if as_json else [rival.sweep for decision in decided for rival in decision.rivals]:
+        print_sweep(store, other, as_json=False, decides=False)
+        plain_console().print()
+    print_sweep(store, sweep_id, as_json=as_json)
+
+
+def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = True) -> None:
+    """What a sweep of simulations came to; without what to run where that `decides` nothing."""
     from results.store.contrasts import read_contrasts
     from results.store.decisions import decisions
     from results.store.rows import read_plan
     from results.store.simulations import read_simulations
+    from simulator.decision import layout_of
     from simulator.plan import SweepPlan
     from simulator.records import SERVED
     from simulator.sentences import told
@@ -179,7 +194,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     plan = read_plan(sweep["plan"], SweepPlan)
     console = plain_console()
     head = f"sweep {sweep_id} · run {sweep['run_id']} · {plan.drafting} drafts"
-    say(console, f"{head} · {plan.profile.name} ({plan.profile.source})")
+    shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.others or plan.beside else ""
+    say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}")
     if sweep["finished_at"] is None:
         say(console, "this sweep is not finished: what follows is what it has so far")
     if store.run(sweep["run_id"])["prompt_source"] == "served":
@@ -203,7 +219,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool) -> None:
     if contrasted:
         console.print()
         _print_contrasts(console, contrasted)
-    for decision in decided.values():
+    for decision in decided.values() if decides else ():
         console.print()
         for line in [*told(decision), *_needed(plan, decision)]:
             say(console, line)

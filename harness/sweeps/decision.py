@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from harness.console import Watcher
-from harness.sweeps.plan import SweepPoint
+from harness.sweeps.plan import SweepPoint, task_of
 from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.recordings import Recordings, accepted_otherwise
@@ -21,7 +21,6 @@ from simulator.decision import Choice, Decision, Draw, Figure, Range, Sampled, S
 from simulator.draws import GRAPHS, HOLDING, fits, headroom_of, holding, sample, under, varied
 from simulator.load import Load, RecordedArrivals
 from simulator.mix import Mix
-from simulator.plain import walked
 from simulator.plan import SweepPlan
 from simulator.recommendation import Near, Question, decision_of
 from simulator.records import Recording
@@ -187,15 +186,14 @@ def _simulated(at: Rows, candidate: Configuration, figure: Figure) -> Simulated:
 
 def _tasks(chosen: Choice, at: Rows, recordings: Recordings, seconds: float) -> dict[Configuration, tuple[Setup, Prepared]]:
     """Set-ups and traces of a choice's candidates: as simulated, or like the one to run under another policy."""
-    points = {point.configuration: point for point, _ in at}
-    like, prepared, tasks = points[chosen.run], dict[Recording, Prepared](), {}
+    among = [point for point, _ in at]
+    like = {point.configuration: point for point in among}[chosen.run]
+    prepared, tasks = dict[Recording, Prepared](), {}
     for candidate in chosen.all:
-        point = points.get(candidate)
-        recording = walked(candidate.recording, [like.recording]) if point is None else point.recording
+        setup, recording = task_of(candidate, among, like)
         if recording not in prepared:
             prepared[recording] = prepare(recordings.trace(recording))
-        setup = like.setup if point is None else point.setup
-        tasks[candidate] = (dataclasses.replace(setup, policy=candidate.policy, seconds=seconds), prepared[recording])
+        tasks[candidate] = (dataclasses.replace(setup, seconds=seconds), prepared[recording])
     return tasks
 
 

@@ -59,6 +59,14 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
     return [replace(point, headroom=_headroom(plan, found, point.setup.load)) for point in found]
 
 
+def task_of(candidate: Configuration, among: Sequence[SweepPoint], like: SweepPoint) -> tuple[Setup, Recording]:
+    """How a candidate is simulated, and what it walks: as it was, or where it was not, like a point under another policy."""
+    point = {one.configuration: one for one in among}.get(candidate)
+    if point is not None:
+        return point.setup, point.recording
+    return replace(like.setup, policy=candidate.policy), walked(candidate.recording, [like.recording])
+
+
 def _headroom(plan: SweepPlan, every: Sequence[SweepPoint], load: Load) -> bool:
     """Whether to search how many times a load is held: as asked, or where it is what such a load is simulated for."""
     if plan.headroom is not None or not plan.slas:

@@ -49,7 +49,7 @@ def run_sweep(
     Without `drafting`, drafts are sampled, or chosen as the plan's engine does where its policy is among those asked for.
     """
     plan = drafting_as(plan, store, run_id, drafting, watcher)
-    return _carry_out(store, run_id, plan, watcher, None, actors, ray_address, rows)
+    return _every_layout(store, run_id, plan, watcher, None, actors, ray_address, rows)
 
 
 def resume_sweep(
@@ -61,8 +61,26 @@ def resume_sweep(
     """
     found = store.sweep(name)
     plan = plan_to_go_on_with(found["plan"], SweepPlan)
+    if found["finished_at"] is not None:  # further layouts were begun by themselves
+        plan = msgspec.structs.replace(plan, others=[])
     with leased(store, SWEEP, found["sweep_id"]):
-        return _carry_out(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
+        return _every_layout(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
+
+
+def _every_layout(
+    store: Store, run_id: str, plan: SweepPlan, watcher: Watcher, sweep_id: str | None,
+    actors: int | None, ray_address: str | None, rows: Path | None,
+) -> str:  # fmt: skip
+    """Carry out a sweep, and then those of the further layouts of its GPUs; the id of the best, or of the only one."""
+    sweep_id = _carry_out(store, run_id, plan, watcher, sweep_id, actors, ray_address, rows)
+    if not plan.others and not plan.beside:
+        return sweep_id
+    from harness.sweeps.layouts import compare_layouts, next_layout
+
+    while plan.others:
+        plan = next_layout(plan, sweep_id)
+        sweep_id = _carry_out(store, run_id, plan, watcher, None, actors, ray_address, rows)
+    return compare_layouts(store, [*plan.beside, sweep_id], watcher)
 
 
 def _carry_out(

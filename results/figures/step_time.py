@@ -50,7 +50,7 @@ def section(view: View) -> Section:
         for part, colour in PARTS.items():
             ms = [None if (s := row.step_s.get(part)) is None else 1e3 * s for row in rows]
             plot.add_bar(
-                x=[f"{row.load.size:g}" if row.load.size else str(row.load) for row in rows], y=ms,
+                x=[f"{row.load.size:g}" if row.load.size else row.load.label for row in rows], y=ms,
                 marker=bar_manner(colour, "simulated"), hoverinfo="text", meta="simulated",
                 hovertext=[f"{view.name(system)}, {row.load.label}: {part} {value or 0:.2f} ms of {1e3 * step_s(row):.2f}"
                            for row, value in zip(rows, ms, strict=True)],
@@ -61,7 +61,7 @@ def section(view: View) -> Section:
         panels.append(Panel(f"step-time-{names[system]}", view.name(system), plot))
     legend = [LegendEntry(part, "M-7,-6h14v12h-14Z", colour) for part, colour in PARTS.items()]
     return Section(
-        "step-time", "Step time by part over load",
+        "step-time", f"Step time by part{' over load' if len({row.load for row in view.points}) > 1 else ''}",
         f"{view.where}: a step drafts for every running request, then passes all their tokens through the target "
         "once. Attention is the target's reading of contexts, overhead the host's and the scheduler's.",
         Figure(

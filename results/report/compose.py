@@ -217,6 +217,10 @@ class _Draft:
                 assert self.made is not None
                 asked = {option: given(self.made.command, option) for option in MADE_OF}
                 asked["--hardware"] = asked["--hardware"] or self.answer.profile
+                if (
+                    asked["--tp"] is not None or given(self.made.command, "--gpus") is not None
+                ):  # of the layout that is shown
+                    asked["--tp"] = str(self.made.profile.gpus)
                 options = [word for option, value in asked.items() if value is not None for word in (option, value)]
                 tells = typed("harness", "sensitivity", self.made.run_id, *options, out=self.out)
                 self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
@@ -311,7 +315,6 @@ def sweep_sections(view: View, series: Sequence[Series], contrasts: Sequence[Con
         missing = Figure(missing=f"No simulation of sweep {view.sweep.sweep_id} has come to a result{why}.")
         return [Section("frontier", "Throughput against speed for a user", f"{view.where}: {LEDE}", missing)]
     compared = [contrast.section(view, contrasts, colours)] if contrasts else []
-    return [
-        *compared, frontier.section(view, colours), load.section(view, colours), step_time.section(view),
-        latency.section(view, colours),
-    ]  # fmt: skip
+    front = [frontier.section(view, colours)] if view.kind == "users" else []  # else one throughput for all that keeps up
+    over_loads = [one for one in (load.section(view, colours),) if one is not None]
+    return [*compared, *front, *over_loads, step_time.section(view), latency.section(view, colours)]

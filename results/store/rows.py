@@ -180,7 +180,8 @@ def plan_to_go_on_with(row: Mapping[str, Any], kind: type[GoneOnWith]) -> GoneOn
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    "profile": parse_profile, "believed": parse_profile, "loads": Load.parse, "policies": PolicySpec.parse,
+    "profile": parse_profile, "believed": parse_profile, "others": parse_profile, "loads": Load.parse,
+    "policies": PolicySpec.parse,
     "against": PolicySpec.parse, "kinds": PolicyKind.parse, "slas": Sla.parse, "engine": engine_of,
 }  # fmt: skip
 """The fields of plans that are values, and how their text is read."""

@@ -118,6 +118,20 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --requests 0", "--requests 0: must be from 1"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 0", "--gpus 0: must be 1 or more"),
         ("simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 3 --tp 2", "--gpus 3: is no multiple of --tp 2"),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 3 --tp 1,2", "--gpus 3: is no multiple of --tp 2"),
+        (
+            "simulate --hardware h100/qwen3-4b --concurrency 4 --tp 1,2",
+            "--tp 1,2: compares ways to share out GPUs; say with --gpus",
+        ),
+        ("simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 2 --tp 1,x", "--tp 1,x: must be a whole number"),
+        (
+            "simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 2 --tp 1,2 --replicas 2",
+            "--replicas: follows from --gpus",
+        ),
+        (
+            "simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 2 --tp 1,2 --decision-draws 0",
+            "--decision-draws 0: decides nothing, and layouts are compared by what is decided",
+        ),
         (
             "simulate --hardware h100/qwen3-4b --concurrency 4 --gpus 2 --tp 2 --replicas 2",
             "--gpus 2: cannot be --replicas 2 of --tp 2 each",

@@ -1,0 +1,122 @@
+"""The same GPUs shared out otherwise: one command compares the layouts in the same draws, and says which to run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli.app import app
+from harness.sweeps.layouts import _apart
+from results.report.compose import compose
+from results.store.database import Store
+from simulator.decision import Draw
+from simulator.hardware.catalogue import Asked, find_profile
+from simulator.load import Users
+from simulator.policies import PolicySpec
+from simulator.setup import Setup
+from tests.documented import differences
+
+ASKED = (
+    "--hardware",
+    "l40s/qwen3-4b",
+    "--gpus",
+    "2",
+    "--drafter",
+    "mtp",
+    "--policy",
+    "none,fixed:1",
+    "--decision-draws",
+    "10",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("layouts")
+    asked = ["synthesize", "--survival", ".8", "--drafter", "mtp", "--responses-per-task", "30", "--output-tokens", "32"]
+    done = CliRunner().invoke(app, [*asked, "--out", str(folder)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return folder
+
+
+def ran(out: Path, *asked: str) -> str:
+    done = CliRunner().invoke(app, [*asked, "--out", str(out)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def test_layouts_are_compared_in_one_command(out: Path) -> None:
+    text = ran(out, "simulate", *ASKED, "--tp", "1,2", "--concurrency", "8", "--seconds", "20", "--json")
+    assert differences(text) == []
+    printed: dict[str, Any] = json.loads(text)
+    [decision] = printed["decisions"].values()
+    [rival] = decision["rivals"]
+    assert {(decision["gpus"], decision["replicas"]), (rival["gpus"], rival["replicas"])} == {(1, 2), (2, 1)}
+    gain = rival["gain"]
+    assert gain["held"]["value"] >= 0  # the better one is told
+    assert gain["all"]["low"] <= gain["held"]["low"]
+    assert gain["held"]["high"] <= gain["all"]["high"]
+    other = json.loads(ran(out, "show", rival["sweep"], "--json"))
+    rates = [max(row["throughput"] for row in one["simulations"]) for one in (printed, other)]
+    assert gain["held"]["value"] == pytest.approx(rates[0] / rates[1] - 1, abs=0.1)
+    [told] = other["decisions"].values()
+    assert told["rivals"][0]["gain"]["held"]["value"] == pytest.approx(1 / (1 + gain["held"]["value"]) - 1, abs=0.02)
+    better = printed["sweep"]["sweep_id"]
+    shown = ran(out, "show", better)
+    assert "2 replicas on 1 GPU each" in shown
+    assert "1 replica on 2 GPUs" in shown
+    with Store(out / "specyard.duckdb").reading() as con:
+        answer = compose(con, printed["sweep"]["run_id"]).answer
+    assert answer.profile == decision["profile"]  # not of the layout that was simulated last
+
+
+def test_only_passes_that_gpus_share_are_off_by_themselves() -> None:
+    def setup(gpus: int) -> Setup:
+        profile = find_profile("l40s/qwen3-4b", Asked(gpus=gpus))
+        return Setup(load=Users(4), policy=PolicySpec.fixed(1), profile=profile)
+
+    one, two = setup(1), setup(2)
+    assert _apart(one, Draw(0, off=True)) is one
+    assert _apart(two, Draw(0, off=False)) is two
+    factors = []
+    for seed in range(200):
+        drawn = _apart(replace(two, seed=seed), Draw(0, off=True)).profile
+        factors.append(drawn.verify.seconds[0] / two.profile.verify.seconds[0])
+        assert drawn.overhead_s == two.profile.overhead_s
+    assert 0.07 < (sum((f - 1) ** 2 for f in factors) / len(factors)) ** 0.5 < 0.13
+
+
+def test_a_report_of_an_open_loop_shows_what_its_loads_tell_apart(out: Path) -> None:
+    """All that keeps up has the throughput that arrives; and of one load there is no line over loads."""
+    plain = (
+        "simulate",
+        "--hardware",
+        "l40s/qwen3-4b",
+        "--policy",
+        "none",
+        "--decision-draws",
+        "0",
+        "--seconds",
+        "20",
+        "--json",
+    )
+
+    def sections(*load: str) -> dict[str, Any]:
+        sweep = json.loads(ran(out, *plain, *load))["sweep"]
+        with Store(out / "specyard.duckdb").reading() as con:
+            return {one.name: one for one in compose(con, sweep["run_id"], sweep_id=sweep["sweep_id"]).sections}
+
+    several = sections("--rate", "4,8")
+    assert "frontier" not in several
+    panels = several["load"].figure.panels
+    assert [panel.div_id for panel in panels] == ["load-tps", "load-budget"]
+    assert list(panels[0].plot.data[0].x) == [4, 8]
+    assert not {"frontier", "load"} & sections("--rate", "4").keys()
+    users = sections("--concurrency", "4,8")
+    assert [panel.div_id for panel in users["load"].figure.panels] == ["load-throughput", "load-budget"]
+    assert "frontier" in users
