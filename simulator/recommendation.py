@@ -123,6 +123,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     decision = decide(decision, chosen, sampled, draws, engine, temperature=question.models.temperature)
     if decision.reason:
         return decision
+    decision = msgspec.structs.replace(decision, notes=[*_unasked(chosen.run, evidence.simulated), *decision.notes])
     finished = evidence.finished(chosen.run) or evidence.finished(picked)
     shares = {promise.name for promise in promises(plan.slas) if promise.share is not None}
     kept = {name: counted_share(r, finished) if name in shares else r for name, r in decision.attained.items()}
@@ -149,6 +150,13 @@ def averaged_elsewhere(profile: Profile, context_tokens: float) -> str:
         f"{profile.model} keeps windows or compressed caches, which {profile.name} averages at contexts of {at:,} tokens; "
         f"yours have {meant:,.0f} on average{again}"
     )
+
+
+def _unasked(run: Configuration, simulated: Sequence[Simulated]) -> list[str]:
+    """That what runs stands in no table of what was asked for, where it does not."""
+    if any(one.candidate == run for one in simulated):
+        return []
+    return [f"{run.with_cap} was not asked for: it is what one runs by default, simulated in the decision's draws alone"]
 
 
 def serving_of(

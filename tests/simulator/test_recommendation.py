@@ -103,6 +103,23 @@ def test_caches_averaged_over_another_context_are_told() -> None:
     assert "--mean-context" not in averaged_elsewhere(replace(gemma, source="fitted"), 9123.4)
 
 
+def test_what_runs_without_having_been_asked_for_says_so() -> None:
+    whole = Configuration(Recording("mtp", 3, kind="mtp"), PolicySpec.fixed(3), 8)
+    fewer = Configuration(whole.recording, PolicySpec.fixed(2), 8)
+
+    @dataclass
+    class Unasked(Made):
+        @property
+        def simulated(self) -> Sequence[Simulated]:
+            return [Simulated(candidate=c, value=value, kept=True) for c, value in {PLAIN: 100.0, fewer: 150.0}.items()]
+
+    counts = {PLAIN: 200.0, fewer: 1000.0}
+    asked = decision_of(question(), Unasked(counts=counts, values={PLAIN: 100.0, whole: 120.0, fewer: 150.0}))
+    unasked = decision_of(question(), Unasked(counts=counts, values={PLAIN: 100.0, whole: 160.0, fewer: 150.0}))
+    assert (asked.run, unasked.run) == (str(fewer), str(whole))
+    assert [any("not asked for" in note for note in one.notes) for one in (asked, unasked)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("evidence", "reason"),
     [
