@@ -42,7 +42,7 @@ def doctor(
     with user_errors("harness"):
         from msgspec.structs import replace
 
-        from harness.recording.pair import asked_pair, load_pair
+        from harness.recording.pair import asked_pair, check_hub, load_pair
         from harness.recording.sources import check_sources
         from harness.recording.suite import load_suite, read_prompts
         from results.store.connection import check_new_folder
@@ -54,7 +54,9 @@ def doctor(
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
-            check_sources(replace(pair, drafters={"CHECKPOINT": checkpoint}), asked=False)
+            judged = replace(pair, drafters={"CHECKPOINT": checkpoint})
+            check_sources(judged, asked=False)
+            check_hub(judged, say=watcher.say)
             if texts > len(asked):
                 watcher.say(f"--texts {texts}: there are {counted(len(asked), 'prompt')}; --prompts takes others")
             chosen = [asked[i * len(asked) // min(texts, len(asked))].turns[0] for i in range(min(texts, len(asked)))]

@@ -154,10 +154,13 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     for source in (pair.target, *choose_drafters(pair, wanted).values()):
-        if source in WEIGHTLESS or is_gguf(source) or Path(source).exists() or constants.HF_HUB_OFFLINE:
+        if source in WEIGHTLESS or is_gguf(source) or Path(source).exists():
             continue
+        offline = constants.HF_HUB_OFFLINE
         try:
-            if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+            if isinstance(try_to_load_from_cache(source, "config.json"), str):
+                continue
+            if not offline:
                 say(f"looking for {source} on the hub")
                 HfApi().model_info(source, timeout=_ANSWER_S)
         except (HfHubHTTPError, HFValidationError):  # it answers, or can have no such name: told where it is loaded
@@ -167,6 +170,8 @@ def check_hub(pair: Pair, wanted: list[str] | None = None, say: Callable[[str], 
             raise InputError(
                 f"{source}: no such folder, not in the hub's cache, and {constants.ENDPOINT} does not answer ({why})"
             ) from None
+        if offline:
+            raise InputError(f"{source}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE has nobody ask the hub")
 
 
 _ANSWER_S = 5.0

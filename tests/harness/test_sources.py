@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.recording.pair import Pair, load_pair
+from harness.recording.pair import Pair, check_hub, load_pair
 from harness.recording.sources import check_sources
 from simulator.errors import InputError
 
@@ -73,6 +73,20 @@ def test_a_target_without_a_template_is_told_where_it_is_asked(tmp_path: Path) -
     (tmp_path / "target" / "chat_template.jinja").unlink()
     (tmp_path / "target" / "tokenizer_config.json").unlink()
     check_sources(Pair(bare, {}))  # only loading tells
+
+
+def test_offline_what_is_not_in_the_cache_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    pair = Pair("owner/model", {"mine": str(tmp_path)})
+    with pytest.raises(InputError, match=r"^owner/model: .*HF_HUB_OFFLINE"):
+        check_hub(pair)
+    cached = tmp_path / "models--owner--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text("{}")
+    check_hub(pair)
 
 
 def test_bundled_pairs_pass_and_no_library_is_loaded_for_it() -> None:
