@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -13,9 +13,8 @@ from simulator.configuration import Configuration
 from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sampled, Simulated, choose, decide, settle
 from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
-from simulator.plan import Plan
-from simulator.serving.command import Models, Serving, serve
-from simulator.serving.engine import ServingEngine
+from simulator.plan import Plan, serving_of
+from simulator.serving.command import Models
 from simulator.setup import ANSWERS, RAMP
 from simulator.sla import promises
 
@@ -129,18 +128,6 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     return msgspec.structs.replace(
         decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
     )
-
-
-def serving_of(
-    plan: Plan, engine: ServingEngine, models: Models, run: Configuration, fields: Mapping[str, Any] | None = None
-) -> Serving:
-    """The command by which an engine serves what a plan has found; see `serve` for `fields`."""
-    return serve(
-        engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
-        step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
-        captured=plan.profile.captured, formats=plan.profile.formats,
-        most_running=plan.most_running, fields=fields,
-    )  # fmt: skip
 
 
 def _closest(plan: Plan, evidence: Evidence) -> str:
