@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from simulator.capacity import check_costs
+from simulator.configuration import Configuration
 from simulator.decision import DRAWS
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
 from simulator.policies import PolicyKind, PolicySpec
 from simulator.records import Drafting
+from simulator.serving.command import Models, Serving, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE
 from simulator.setup import EngineLimits, check_seconds
@@ -152,3 +155,15 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: there are {', '.join(SAMPLERS)}")
         super().__post_init__()
+
+
+def serving_of(
+    plan: Plan, engine: ServingEngine, models: Models, run: Configuration, fields: Mapping[str, Any] | None = None
+) -> Serving:
+    """The command by which an engine serves what a plan has found; see `serve` for `fields`."""
+    return serve(
+        engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
+        step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
+        captured=plan.profile.captured, formats=plan.profile.formats,
+        most_running=plan.most_running, fields=fields,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -14,9 +14,8 @@ from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sam
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
-from simulator.plan import Plan
-from simulator.serving.command import Models, Serving, serve
-from simulator.serving.engine import ServingEngine
+from simulator.plan import Plan, serving_of
+from simulator.serving.command import Models
 from simulator.setup import ANSWERS, RAMP
 from simulator.sla import promises
 
@@ -157,18 +156,6 @@ def _unasked(run: Configuration, simulated: Sequence[Simulated]) -> list[str]:
     if any(one.candidate == run for one in simulated):
         return []
     return [f"{run.with_cap} was not asked for: it is what one runs by default, simulated in the decision's draws alone"]
-
-
-def serving_of(
-    plan: Plan, engine: ServingEngine, models: Models, run: Configuration, fields: Mapping[str, Any] | None = None
-) -> Serving:
-    """The command by which an engine serves what a plan has found; see `serve` for `fields`."""
-    return serve(
-        engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
-        step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
-        captured=plan.profile.captured, formats=plan.profile.formats,
-        most_running=plan.most_running, fields=fields,
-    )  # fmt: skip
 
 
 def _closest(plan: Plan, evidence: Evidence) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from results.store.studies import StudyConfirmation
+from results.store.studies import OVER_NONE, StudyConfirmation
 from simulator.capacity import SEEDS, crowded, enough, headroom, shorter
 from simulator.configuration import Configuration
 from simulator.decision import Draw, Range
@@ -38,10 +38,6 @@ NEXT_BEST = 2
 SHARE, SHORTEST_S = 1 / 3, 60.0
 """Share of a trial's simulated time for each draw, and the least seconds: prompts differ more than stretches of time do."""
 PART: Part = "confirmation"
-K_BY_BATCH = "k by batch"
-"""The role of a table of k by batch size."""
-OVER_NONE = "over none"
-"""The figure that is the gain over no speculation on the same draws, as a share."""
 FRONT = 6
 """Points of a Pareto front that are confirmed."""
 

@@ -14,7 +14,7 @@ from harness.console import Watcher
 from results.store.database import Store
 from results.store.decisions import keep_decision, models_of
 from results.store.recordings import accepted_otherwise
-from results.store.studies import Studies, StudyConfirmation, StudySensitivity
+from results.store.studies import K_BY_BATCH, Studies, StudyConfirmation, StudySensitivity
 from simulator.capacity import shorter
 from simulator.configuration import Configuration
 from simulator.decision import Decision, refused
@@ -30,7 +30,7 @@ from simulator.recommendation import Question, decision_of
 from simulator.serving.engine import ServingEngine
 from simulator.simulation import prepare, simulate, start
 from tuner.by_load import by_load, whole_blocks
-from tuner.confirmation import K_BY_BATCH, PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
+from tuner.confirmation import PART, SHARE, SHORTEST_S, Confirmation, confirm, in_engine
 from tuner.decision import StudyEvidence
 from tuner.objective import WANTED, Scenario
 from tuner.plan import StudyInputs, space_of

@@ -11,7 +11,7 @@ from harness.console import print_json, print_table, say
 from results.figures.study import HowFar
 from results.store.commands import typed
 from results.store.database import Store
-from results.store.studies import StudyConfirmation
+from results.store.studies import OVER_NONE, StudyConfirmation, one_table
 from simulator.capacity import crowded, dollars_per_million, gpus_told, times_of
 from simulator.decision import Decision, Range
 from simulator.errors import AnswerIsNo
@@ -23,7 +23,6 @@ from simulator.records import SERVED
 from simulator.sentences import sentences, told
 from simulator.sla import promises
 from tuner.by_load import OF_THE_TABLE, no_row
-from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.objective import KEEPS_UP, WANTED
 from tuner.stored import AtLoad, StoredStudy, read_study
 
@@ -72,32 +71,18 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
 
 def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -> None:
     """What one server can run at all the loads of a study, and how to get its command."""
-    rows = {load: _confirmed_table(found) for load, found in study.loads.items()}
-    lost = [load for load, row in rows.items() if row is None and study.loads[load].winner is None]
+    tables = one_table({load: [row for row in (own.winner, *own.beside) if row] for load, own in study.loads.items()})
     name = study.study_id
-    there = [row for row in rows.values() if row is not None]
-    if (
-        not there or len(there) + len(lost) < len(rows) or len({row.configuration for row in there}) > 1
-    ):  # one server has one request cap
-        say(
-            console,
-            f"\nThe command at one of these loads: {typed('tuner', 'export', name, '--concurrency', 'USERS', out=out)}",
-        )
+    if not tables:
+        one = typed("tuner", "export", name, "--concurrency", "USERS", out=out)
+        say(console, f"\nThe command at one of these loads: {one}")
         return
-    gains = ", ".join(f"{_over_none(row)} at {load.label}" for load, row in rows.items() if row is not None)
-    say(
-        console,
-        f"\nOne table for all of these loads, {_who(there[0])}, gains over no speculation, the profile held, {gains}.",
-    )
-    for line in (OF_THE_TABLE, *map(no_row, lost)):
+    gains = ", ".join(f"{_over_none(row)} at {load.label}" for load, row in tables.items())
+    who = _who(next(iter(tables.values())))
+    say(console, f"\nOne table for all of these loads, {who}, gains over no speculation, the profile held, {gains}.")
+    for line in (OF_THE_TABLE, *(no_row(load) for load in study.loads if load not in tables)):
         say(console, line[0].upper() + line[1:] + ".")
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")
-
-
-def _confirmed_table(found: AtLoad) -> StudyConfirmation | None:
-    """The confirmed table of k by batch size at a load of a study; None without one that came to figures."""
-    rows = (row for row in found.beside if row.role == K_BY_BATCH)
-    return next((row for row in rows if row.of(OVER_NONE)[0] is not None), None)
 
 
 def _over_none(row: StudyConfirmation) -> str:

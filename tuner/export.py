@@ -15,15 +15,15 @@ from typing import Any
 from harness.vllm.speculative import check
 from results.store.database import Store
 from results.store.decisions import models_of
-from results.store.studies import Studies, StudyConfirmation
+from results.store.studies import K_BY_BATCH, OVER_NONE, Studies, StudyConfirmation
 from simulator.configuration import Configuration
 from simulator.decision import FIGURES, refused
 from simulator.drafter_kinds import KINDS
 from simulator.errors import AnswerIsNo, InputError
 from simulator.load import Load
 from simulator.numbers import counted
+from simulator.plan import serving_of
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.recommendation import serving_of
 from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
@@ -33,7 +33,7 @@ from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
 from tuner.acceptance import golden_yaml, synthetic_fields
 from tuner.by_load import OF_THE_TABLE, ByLoad, bars, by_load, no_row, whole_blocks
-from tuner.confirmation import K_BY_BATCH, OVER_NONE, in_engine
+from tuner.confirmation import in_engine
 from tuner.display import capacity, replicated
 from tuner.samplers import study_of
 from tuner.sglang_tables import with_tables

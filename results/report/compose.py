@@ -34,21 +34,32 @@ from results.figures.style import Evidence, Series, recorded_evidence, series_of
 from results.figures.sweep import Sweep
 from results.figures.view import View
 from results.report import notes
-from results.report.headline import Headline, from_decision, from_recordings, from_study, from_sweep, simulating
+from results.report.headline import (
+    Headline,
+    from_decision,
+    from_recordings,
+    from_study,
+    from_sweep,
+    from_table,
+    simulating,
+)
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
 from results.store import runs as runs_store
 from results.store.commands import DEFAULT_OUT, MADE_OF, given, typed
 from results.store.contrasts import Contrast, read_contrasts
-from results.store.decisions import decisions
+from results.store.database import decoded_rows
+from results.store.decisions import decisions, models_of
 from results.store.queries import Origin, latest_of
 from results.store.runs import Provenance, missing_responses
 from results.store.sensitivities import read_sensitivity
-from results.store.studies import Study, read_study
+from results.store.studies import Study, one_table, read_study
 from results.store.trainings import DrafterTraining, read_trainings
 from results.store.validations import read_validation
 from simulator.hardware.profile import Profile
 from simulator.load import Load
+from simulator.plan import serving_of
+from simulator.serving.command import cannot_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +207,7 @@ class _Draft:
         study = read_study(self.con, study_id)
         run = self._run(study.run_id)
         self.sections.append(study_figure.section(study, self.series, self._evidence(study.run_id)))
-        mine = self._decided(study_id, study.plan.loads) or from_study(study)
+        mine = self._table(study) or self._decided(study_id, study.plan.loads) or from_study(study)
         if mine is not None:
             self.answer, self.made = mine, study
         self._warn(notes.model_notice(study.profile, run))
@@ -245,6 +256,20 @@ class _Draft:
         """How drafters were trained, where their checkpoints tell."""
         if (section := training.section(found, self.series)) is not None:
             self.sections.append(section)
+
+    def _table(self, study: Study) -> Headline | None:
+        """The table of k by batch size for all the loads of a study; None where there is none, or its engine has none."""
+        confirmed = {load: [one for one in study.confirmations if one.load == load] for load in study.plan.loads}
+        tables = one_table(confirmed) if len(confirmed) > 1 else {}
+        if not tables:
+            return None
+        run, engine, plan = next(iter(tables.values())).configuration, study.plan.served_by, study.plan
+        if cannot_run(engine, run.recording, run.policy, plan.most_running):
+            return None
+        [row] = decoded_rows(self.con.execute("SELECT * FROM runs WHERE run_id = ?", [study.run_id]))
+        found = decisions(self.con, study.study_id)
+        decided = [found[load] for load in plan.loads if load in found]
+        return from_table(study, tables, decided, serving_of(plan, engine, models_of(row), run).command)
 
     def _decided(self, subject: str, loads: Sequence[Load]) -> Headline | None:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""

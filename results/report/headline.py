@@ -23,13 +23,14 @@ from results.figures.sweep import Capacity
 from results.figures.view import View, promise
 from results.store.commands import typed
 from results.store.runs import Provenance, provenance
-from results.store.studies import Study
+from results.store.studies import OVER_NONE, Study, StudyConfirmation
 from simulator.decision import FIGURES, Decision
 from simulator.hardware.catalogue import profile_of
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
 from simulator.sentences import sentences
+from simulator.serving.command import batch_rows
 
 _WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
 
@@ -82,6 +83,31 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------
+
+
+def from_table(
+    study: Study, tables: Mapping[Load, StudyConfirmation], decided: Sequence[Decision], command: str
+) -> Headline:
+    """One table of k by batch size for all loads of a study, its gain at each as it was confirmed; `decided` is what is best
+    at each load alone, `command` what serves the table."""
+    slas, found = study.plan.slas, next(iter(tables.values())).configuration
+    bounds = f", with {' and '.join(map(promise, slas))}" if slas else ""
+    rows = batch_rows(found.policy, found.recording.gamma, found.request_cap)
+    told = listed([f"{k} with {f'{first} to {last}' if last > first else last} running" for first, last, k in rows])
+    gains = []
+    for load, row in tables.items():
+        gain, half = row.of(OVER_NONE)
+        assert gain is not None
+        interval = "no interval" if half is None else f"95 % {gain - half:+.1%} to {gain + half:+.1%}"
+        gains.append(Gain(f"{gain:+.0%}", f"over no speculation at {load.label}", interval))
+    facts = [f"Alone it would be, with the profile's errors: {sentences(one)[0]}" for one in decided]
+    lost = [load.label for load in study.plan.loads if load not in tables]
+    facts += [f"No row for {label}: nothing that a table may hold keeps the promise there." for label in lost]
+    return Headline(
+        f"On {study.profile.name}{bounds} draft {told}: {found.recording.short}, one table for all loads.",
+        gains, facts, ["The table's gains are on held-out prompts, with the profile as it is."], command,
+        study.profile.name, list(tables)[-1],
+    )  # fmt: skip
 
 
 def from_study(study: Study) -> Headline | None:

@@ -31,6 +31,12 @@ OFF: Final[Sequence[Kind]] = ("load", "mix", "verify", "elsewhere")
 """Kinds of `sensitivities` in which something is not what was assumed."""
 
 
+K_BY_BATCH: Final = "k by batch"
+"""The role of a table of k by batch size."""
+OVER_NONE: Final = "over none"
+"""The figure that is the gain over no speculation on the same draws, as a share."""
+
+
 class StudyTrial(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `trials`, as far as it is of what was tried and what came of it: the search's own part is the tuner's."""
 
@@ -124,6 +130,20 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.what} (any other that was tried breaks a bound)"
         about = "" if self.state == "complete" else "about "
         return f"{self.what} ({about}{max(self.loss, 0):.1%} less with {self.value})"
+
+
+def one_table(confirmed: Mapping[Load, Sequence[StudyConfirmation]]) -> dict[Load, StudyConfirmation]:
+    """The table of k by batch size that one server can run at all these loads, as it was confirmed at each; empty where
+    there is none. A load at which nothing was confirmed, as nothing keeps the promise there, has no row."""
+    found: dict[Load, StudyConfirmation] = {}
+    for load, rows in confirmed.items():
+        table = next((row for row in rows if row.role == K_BY_BATCH and row.of(OVER_NONE)[0] is not None), None)
+        if table is not None:
+            found[load] = table
+        elif rows:
+            return {}
+    one = len({row.configuration for row in found.values()}) == 1  # one server has one request cap
+    return found if one else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

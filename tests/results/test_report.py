@@ -29,6 +29,7 @@ from tests.results.database import (
     add_tolerances,
     add_validation,
     everything,
+    insert,
     point,
     recorded,
 )
@@ -250,6 +251,24 @@ def test_it_opens_with_the_study_or_with_the_sweep_that_alone_was_named(
     report = compose.compose(con, RUN, **named)  # type: ignore[arg-type]
     assert ("under 64 users" in report.title) == opens_with_study
     assert report.answer.headline.startswith("On h100/toy, with at least 50 tokens/s on average: at 64") == opens_with_study
+
+
+def test_a_table_for_all_loads_opens_the_report_whole() -> None:
+    """And not what is best at the busiest load; its command stands there to be copied."""
+    con = recorded()
+    add_study(con)
+    con.execute(
+        """UPDATE studies SET plan = replace(plan::VARCHAR, '["users:64/0"]', '["users:8/0", "users:64/0"]')::JSON"""
+    )
+    row = {"study_id": "57ad", "place": 9, "role": "k by batch", "drafter": "dspark", "gamma": 7, "confidences": "none"}
+    row |= {"policy": "k_by_batch:8=7/64=0", "request_cap": 64, "exact": True, "prompts": 9, "draws": 6, "feasible": True}
+    for load, gain in (("users:8/0", 0.5), ("users:64/0", 0.0)):
+        figures = {"figures": {"over none": gain}, "half_widths": {"over none": 0.02}}
+        insert(con, "confirmations", [row | figures | {"load": load}])
+    answer = compose.compose(con, RUN).answer
+    assert "7 with 1 to 8 running and 0 with 9 to 64 running" in answer.headline
+    assert [(gain.value, gain.over[-8:]) for gain in answer.gains] == [("+50%", " 8 users"), ("+0%", "64 users")]
+    assert '"num_speculative_tokens_per_batch_size": [[1, 8, 7], [9, 64, 0]]' in answer.command
 
 
 def test_a_study_that_found_nothing_leaves_the_opening_to_the_sweep() -> None:

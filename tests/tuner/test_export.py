@@ -20,7 +20,7 @@ from rich.console import Console
 from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
 from results.store.decisions import models_of
-from results.store.studies import StudyConfirmation
+from results.store.studies import K_BY_BATCH, OVER_NONE, StudyConfirmation
 from simulator.configuration import Configuration
 from simulator.decision import Decision, Range
 from simulator.errors import AnswerIsNo
@@ -40,7 +40,6 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.confirmation import K_BY_BATCH, OVER_NONE
 from tuner.display import _print_table_of_all_loads
 from tuner.export import _winners, better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
