@@ -267,6 +267,8 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of each bound there."""
     holds: Range | None = None
     """How many times the load is held there; None where nobody searched, or too few requests tell."""
+    sure: float | None = None
+    """Share of the draws in which the promise is kept there."""
     gain: Gain | None = None
     """What is run over it, in the same draws; None where one of the two gives nothing."""
 

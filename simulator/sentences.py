@@ -22,7 +22,7 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     d = decision
     where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.load.label}"
     promise = f", {' and '.join(promise.name for promise in d.promise)}" if d.promise else ""
-    others = [_against(d, rival) for rival in d.rivals]
+    others = [line for rival in d.rivals for line in _against(d, rival)]
     if d.reason:
         return [f"No recommendation for {where}{promise}: {d.reason}.", f"Traffic: {d.traffic}.", *others]
     engine = "" if d.engine is None else f", with {d.engine.name}"
@@ -83,27 +83,32 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     return said + others
 
 
-def _against(d: Decision, rival: Rival) -> str:
-    """What is run against the same GPUs shared out otherwise, in one paragraph."""
-    mine = layout_of(d.gpus or 1, d.replicas)
+def _against(d: Decision, rival: Rival) -> list[str]:
+    """What is run against the same GPUs shared out otherwise."""
     if rival.reason:
-        return f"{rival.layout} instead: {rival.reason}."
-    said = f"{mine} against {rival.layout}, which would run {rival.run}"
-    if rival.gain is not None:
-        doubt = "" if rival.gain.clear else ", which is within doubt: take whichever is easier to run"
-        said += f": {signed(rival.gain.all.value)} {GAINS[d.figure]} in the same draws ({_interval(rival.gain)}){doubt}"
-    there = [f"{p.name} {_attained(p, rival.attained[p.name])}" for p in d.promise if p.name in rival.attained]
+        return [f"{rival.layout} instead: {rival.reason}."]
+    gain, clear = rival.gain, rival.gain is not None and rival.gain.clear
+    first = f"{layout_of(d.gpus or 1, d.replicas)} against {rival.layout}, which would run {rival.run}"
+    if gain is not None:
+        first += f": {signed(gain.all.value)} {GAINS[d.figure]} in the same draws ({_interval(gain)})"
+        first += "" if clear else ", which is within doubt"
+    said = [f"{first}."]
+    there = [f"{p.name} for {_attained(p, rival.attained[p.name])}" for p in d.promise if p.name in rival.attained]
+    if there and rival.sure is not None:
+        there.append(f"in {rival.sure:.0%} of the draws")
     if rival.holds is not None:
         times, low, high = (times_of(end) for end in (rival.holds.value, rival.holds.low, rival.holds.high))
-        there.append(f"it holds up to {times} this load (95 %: {low} to {high})")
-    said += f"; there {', and '.join(there)}." if there else "."
+        there.append(f"up to {times} this load (95 %: {low} to {high})")
+    if there:
+        said.append(f"There the promise is kept so: {'; '.join(there)}.")
     if d.holds is not None and rival.holds is not None and rival.holds.value > _HOLDS_MORE * d.holds.value:
-        said += " It holds more: choose it if the load is to grow."
-    if (d.gpus or 1) > 1 or rival.gpus > 1:
-        said += (
-            " What GPUs take to exchange is assumed, and is in the one and not in the other: steps of both, measured, would"
-            " make this surer."
-        )
+        said.append(f"{rival.layout} hold{'' if rival.replicas > 1 else 's'} more: to be chosen where the load is to grow.")
+    elif gain is not None and not clear:
+        said.append("Take whichever is easier to run.")
+    said.append(
+        "What GPUs that share a model take to exchange is assumed, and only one of the two layouts has as much of it: steps "
+        "of both, measured, would make this surer."
+    )
     return said
 
 

@@ -105,7 +105,7 @@ def _rival(one: Layout, other: Layout, found: dict[str, Sampled], draws: Sequenc
             reason = f"the promise is kept up to {d.load.label} of what was simulated"
     return Rival(
         sweep=other.sweep_id, gpus=other.plan.profile.gpus, replicas=other.plan.replicas, run=d.run, reason=reason,
-        command=d.command, attained=d.attained, holds=d.holds, gain=gain,
+        command=d.command, attained=d.attained, holds=d.holds, sure=d.sure, gain=gain,
     )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def section(view: View, colours: Mapping[str, Series]) -> Section:
     columns = [f"p{q}_{m}" for m in ("ttft", "tpot", "burst", "e2e", "tps") for q in PERCENT]
     return Section(
         "latency", "Latencies of requests",
-        f"{view.where} at {load.label}, every drafter with its best policy; other loads are in the CSV.",
+        f"{view.where} at {load.label}, every drafter with its best policy"
+        + ("; other loads are in the CSV." if len({row.load for row in view.points}) > 1 else "."),
         Figure(
             (), panels, "A mark is the median, the line runs from 5 to 95 % of requests, or of bursts, and on to 99 %: what "
             "users wait for is at the right ends. A burst is what a round commits: a client that streams sees its tokens "

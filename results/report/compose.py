@@ -144,6 +144,8 @@ def compose(
         speed.section(speeds, runs, draft.series),
     ]
     draft.add_trainings({name: read_trainings(con, name) for name in names})
+    if draft.made is not None:  # what was asked is answered: what was not recorded beside it is no part of that
+        draft.sections = [section for section in draft.sections if not section.figure.missing]
     first = runs[0]
     about = next((run for run in runs if draft.made is not None and run.run_id == draft.made.run_id), first)
     answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)

@@ -113,6 +113,7 @@ def test_a_report_of_an_open_loop_shows_what_its_loads_tell_apart(out: Path) -> 
 
     several = sections("--rate", "4,8")
     assert "frontier" not in several
+    assert not {"threshold", "reliability", "speed"} & several.keys()  # nothing of the kind was recorded
     panels = several["load"].figure.panels
     assert [panel.div_id for panel in panels] == ["load-tps", "load-budget"]
     assert list(panels[0].plot.data[0].x) == [4, 8]
