@@ -232,19 +232,24 @@ def _lost(gain: float) -> float:
 
 
 def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredStudy, models: Models) -> dict[str, Any]:
-    """The winner at a load: what it is, what it came to, and vLLM's closest, null where vLLM has no such drafter."""
+    """The winner at a load, what it came to, and what vLLM is to run there: what was decided, where it can, else what is
+    closest to the winner; null where vLLM has no such drafter."""
     winner = row.configuration
+    run = _to_run(found, VLLM, study.target or "") or winner
     table = found.confirmed(K_BY_BATCH, winner.recording)
     closest: dict[str, Any] | None
     try:
-        made = serving(winner, found, study, models)
+        made = serving(run, found, study, models)
     except InputError as error:
         closest, notes = None, [str(error)]
     else:
         speculative = made.speculative
-        closest = {"speculative_config": speculative, "command": made.command, "checked": check(speculative)}
+        closest = {
+            "configuration": run.row(), "speculative_config": speculative, "command": made.command,
+            "checked": check(speculative),
+        }  # fmt: skip
         notes = list(made.notes)
-    notes += _otherwise(load, study, winner, VLLM)
+    notes += _otherwise(load, study, run, VLLM)
     most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,

@@ -344,7 +344,13 @@ def test_what_an_engine_cannot_run_leaves_the_winner_and_is_said(monkeypatch: py
     assert "has no method for ngram" in text
     assert "decided for" not in export_study(stored(monkeypatch, found), "abc", "vllm", None)
     [one] = content(monkeypatch, found)["winners"]
-    assert any("decided for 64 users: ngram" in note for note in one["notes"])
+    assert one["vllm"]["configuration"] == candidate.row()  # which vLLM runs
+    assert '"ngram"' in one["vllm"]["command"]
+    assert not any("decided for" in note for note in one["notes"])
+    only = configuration("dspark", 7, "prefix_scheduler")  # which it does not
+    [one] = content(monkeypatch, msgspec.structs.replace(found, decision=decided(only, None)))["winners"]
+    assert one["vllm"]["configuration"] == one["configuration"] == WON.configuration.row()
+    assert any("decided for 64 users: dspark" in note for note in one["notes"])
 
 
 @pytest.mark.parametrize(("reads", "told"), [(True, "vLLM's adaptive verification"), (False, "vLLM has no such policy")])
