@@ -255,7 +255,7 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
     sweep: str
     """The sweep that tells."""
     gpus: int
-    """Of a replica."""
+    """GPUs of a replica."""
     replicas: int
     run: str = ""
     """The configuration in words; empty where nothing is recommended there."""

@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def size(self) -> float:
-        """Of the load that is decided about: below 0 where nothing is recommended, whatever the load."""
+        """The size of the load that is decided about; below 0 where nothing is recommended, whatever the load."""
         return -1.0 if self.decision.candidate is None else self.decision.load.size or 0.0
 
 
