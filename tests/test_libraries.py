@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("benchmarks", "drafters", "harness", "results", "simulator", "tools", "tuner")
 EXCEPTIONS = {
-    ("harness/hardware/attention.py", "target.model.config._attn_implementation"):
-        "transformers has a public way to set it, none to ask for it",
     ("harness/hardware/attention.py", "torch.ops.aten._scaled_dot_product_flash_attention"):
         "nothing public gives the sums by which two attentions are joined",
     ("simulator/engine/compilation.py", "'_nrt'"):

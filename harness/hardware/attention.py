@@ -34,7 +34,7 @@ def reads_once(target: Target) -> Iterator[str | None]:
     which all its queries see, the query heads of a group side by side, then the block itself. Yields None, and changes
     nothing, where a target has other than full attention, or where the two ways do not agree within rounding.
     """
-    own = target.model.config._attn_implementation  # transformers has a public way to set it, none to ask for it
+    own = target.model.get_correct_attn_implementation(None)  # what transformers chose as it loaded the target
     if target.layer_kinds != ("full_attention",):
         yield None
         return
