@@ -148,10 +148,8 @@ def serving(
     plan = study.plan
     kind, notes, fields = winner.recording.kind, list[str](), dict[str, Any]()
     if winner.policy != NO_DRAFTER:
-        if kind not in engine.kinds:
-            raise InputError(
-                f"drafter {winner.recording.drafter}: {engine.name} has no method for {kind}; export with --format json"
-            )
+        if lacks := _no_method(winner, engine):
+            raise InputError(lacks)
         fields, notes = (_closest if engine == VLLM else _nearest)(winner, found, study.plan.most_running, engine)
         if engine == VLLM and not KINDS[kind].one_hot and models.temperature:
             notes.append(_DRAFTING_NOTES[plan.drafting])
@@ -160,6 +158,14 @@ def serving(
         notes.append(f"context capacity: simulated with {plan.kv_capacity_tokens} tokens; {taken}")
     made = serving_of(plan, engine, models, winner, fields)
     return dataclasses.replace(made, notes=(*made.notes, *notes))
+
+
+def _no_method(run: Configuration, engine: ServingEngine) -> str:
+    """That an engine has nothing to draft with as a configuration does; empty where it has, or nothing is drafted."""
+    drafter, kind = run.recording.drafter, run.recording.kind
+    if run.policy == NO_DRAFTER or kind in engine.kinds:
+        return ""
+    return f"drafter {drafter}: {engine.name} has no method for {kind}; export with --format json"
 
 
 def checked_by(engine: ServingEngine, fields: Mapping[str, Any] | None) -> str:
@@ -381,8 +387,10 @@ def _winners(study: StoredStudy, users: int | None, engine: ServingEngine) -> di
             others = ", ".join(str(load.users) for load in winners if load.users is not None)
             told += f"; --concurrency exports what won at another load{f': {others}' if others else ''}"
         raise AnswerIsNo(told)
-    if len({_to_run(study.loads[load], engine, study.target or "") for load in winners}) > 1:
-        raise InputError(_choose(study))
+    runs = {_to_run(study.loads[load], engine, study.target or "") or won.configuration for load, won in winners.items()}
+    if len(runs) > 1:
+        lacks = [_no_method(run, engine) for run in runs]
+        raise InputError(lacks[0] if all(lacks) else _choose(study))
     return winners
 
 

@@ -148,7 +148,8 @@ class Base:
         known = profile.eager.counts[0] <= largest  # else nothing inside of captured sizes is known but for a held value
         prompt_s = float(profile.eager.at([1])[0] - profile.verify.at([1])[0]) if known else 0.0
         outside_s, inside_s = float(profile.eager.at([largest + 1])[0]), float(profile.verify.at([largest])[0])
-        launch_s = outside_s if outside_s > inside_s else 0.0
+        logits_s = profile.logits_s_per_token * (largest + 1)  # beside what is launched; see Profile.outside
+        launch_s = outside_s - logits_s if outside_s > inside_s else 0.0
         made = replace(profile, eager=_unlaunched(profile, largest))
         return cls(made, launch_s, max(prompt_s, 0.0) or PROMPT_SHARE * launch_s, launch_s > 0, step_tokens)
 

@@ -111,7 +111,7 @@ class Advice:
     gain: Estimate
     """Over what was served, at the loads that were served, each as often as it was."""
     of_tokens: tuple[OfTokens, ...]
-    """Of every k that is an answer, rising."""
+    """What each k that is an answer gives, k rising."""
     loads: tuple[AtLoad, ...]
     off_above: Estimate | None
     """Running requests above which no k pays; None where that is not known, or beyond every load looked at."""

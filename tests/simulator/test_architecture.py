@@ -249,7 +249,7 @@ def test_devices_and_models_of_ones_own_have_the_form_of_the_bundled_ones(tmp_pa
 @pytest.mark.parametrize(
     ("name", "asked", "said"),
     [
-        ("h100", Asked(gpus=2), "--tp, --weights and --kv say how a roofline is made"),
+        ("h100", Asked(gpus=2), "--tp, --weights, --kv and --mean-context say how a roofline is made"),
         ("b300/deepseek-v4-flash", Asked(gpus=8), "is a file of what was measured"),
         ("b200/deepseek-v4-flash", Asked(cache="bf16"), "keeps its cache in fp8"),
         ("nothing", Asked(model=Path("config.json")), "with --model a device is named"),
