@@ -223,7 +223,7 @@ def _lines(page: str) -> list[str]:
     found = re.findall(r"^    ((?:harness|tuner|python -m pytest) .*)$", page, re.MULTILINE)
     short = " --seconds 5 --decision-draws 10"
     return [
-        f"{line}{short}{'' if '--drafter' in line else ' --drafter dspark'}" if line.startswith("harness simulate") else line
+        f"{line}{short}{' --drafter dspark' if '--policy' in line else ''}" if line.startswith("harness simulate") else line
         for line in found
     ]
 
