@@ -177,14 +177,9 @@ def profile_of(
 ) -> Profile:  # fmt: skip
     """The profile that --hardware names, or that is made of a device and a model. Raises InputError."""
     from simulator.hardware.catalogue import Asked, find_profile
-    from simulator.hardware.roofline import LONGEST_CONTEXT, MOST_GPUS
 
     if hardware is None:
         raise InputError("name a hardware profile with --hardware; `harness hardware list` shows them")
-    if tp is not None and not 1 <= tp <= MOST_GPUS:
-        raise InputError(f"--tp {tp}: must be a whole number from 1 to {MOST_GPUS}")
-    if mean_context is not None and not 1 <= mean_context <= LONGEST_CONTEXT:
-        raise InputError(f"--mean-context {mean_context}: must be a whole number from 1 to {LONGEST_CONTEXT:,}")
     asked = Asked(model=model, gpus=tp, weights=weights, cache=kv, mean_context=mean_context, captured=captured)
     return find_profile(hardware, asked)
 

@@ -13,7 +13,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, WritableOut, profile_of
+from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, WritableOut
 from simulator.numbers import four_digits
 
 if TYPE_CHECKING:  # these take seconds
@@ -144,7 +144,6 @@ class _Asked:
         with watching() as watcher:
             measured = read_measured(self.file, watcher.say)
             assert self.base is not None  # which was checked above
-            profile_of(self.base, self.model, self.gpus, self.weights, self.kv)
             asked = Asked(model=self.model, gpus=self.gpus, weights=self.weights, cache=self.kv)
             profile = base_profile(self.base, asked, measured.given or measured.points)
             if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):

@@ -12,14 +12,25 @@ from simulator.errors import InputError, first_paragraph
 from simulator.hardware.architecture import model_of, named
 from simulator.hardware.graphs import capturing
 from simulator.hardware.profile import Profile, load_profile, same_model
-from simulator.hardware.roofline import FORMAT_BYTES, Assumptions, Attention, Device, Drafters, Format, Model, roofline
+from simulator.hardware.roofline import (
+    FORMAT_BYTES,
+    LONGEST_CONTEXT,
+    MOST_GPUS,
+    Assumptions,
+    Attention,
+    Device,
+    Drafters,
+    Format,
+    Model,
+    roofline,
+)
 
 DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """How a roofline is to be made, where that is not as usual."""
+    """How a roofline is to be made, where that is not as usual. Raises InputError where a number makes no sense."""
 
     model: Path | None = None
     """Hugging Face's `config.json` of the target, or the folder it lies in, or a model as `models.json` has them."""
@@ -32,6 +43,11 @@ class Asked:
     """Tokens of a context at which windows and compressed caches are averaged; None takes 2,048. See `Assumptions`."""
     captured: int | None = None
     """Tokens of the largest pass that the engine captures; None takes the profile's own. Of any profile that has some."""
+
+    def __post_init__(self) -> None:
+        for option, value, most in (("--tp", self.gpus, MOST_GPUS), ("--mean-context", self.mean_context, LONGEST_CONTEXT)):
+            if value is not None and not 1 <= value <= most:
+                raise InputError(f"{option} {value}: must be a whole number from 1 to {most:,}")
 
     @property
     def usual(self) -> bool:

@@ -263,6 +263,13 @@ def test_what_cannot_be_made_is_one_sentence(name: str, asked: Asked, said: str)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("asked", [{"gpus": 0}, {"gpus": 10**9}, {"mean_context": 0}, {"mean_context": 10**12}])
+def test_numbers_that_make_no_sense_name_their_option(asked: dict[str, int]) -> None:
+    [(name, value)] = asked.items()
+    with pytest.raises(InputError, match=f"^--{'tp' if name == 'gpus' else 'mean-context'} {value}: must be "):
+        Asked(**asked)  # type: ignore[arg-type]
+
+
 def test_number_formats_are_part_of_a_profile_and_of_what_serves_it(tmp_path: Path) -> None:
     """They are in its name, survive its file, and are flags of the engine; of the model's own nothing is said."""
     asked = find_profile("l40s/qwen3-8b", Asked(weights="fp8", cache="fp8"))

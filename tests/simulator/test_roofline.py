@@ -96,6 +96,14 @@ def test_prompts_have_logits_for_their_last_token_alone() -> None:
     assert cost.step(every, 0, 0, Longest(0, 0)).target_s == cost.target(every, 0) == cost.eager_s[2048]
 
 
+@pytest.mark.parametrize(("name", "share"), [("qwen3-4b", 0.16), ("qwen3-8b", 0.12)])
+def test_what_prompts_take_less_without_logits(name: str, share: float) -> None:
+    """As CHANGELOG.md says: of 2,048 tokens, beside every one of them emitting a token."""
+    cost = find_profile(f"h100/{name}").cost("none", 0, 64, 8192)
+    last, every = (cost.step(StepLoad(0, 1, n, 2048), 0, 0, Longest(0, 0)).seconds for n in (1, 2048))
+    assert 1 - last / every == pytest.approx(share, abs=0.005)
+
+
 def test_launching_is_of_what_is_no_logits() -> None:
     """A prompt of 600 tokens: layers are done before their kernels are launched; then the last token's logits."""
     profile = find_profile("h100/qwen3-8b")

@@ -107,10 +107,8 @@ def search(
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
-                profile, run_id = (
-                    options.profile_of(hardware, model, tp, weights, kv, captured, mean_context),
-                    store.find_run(name),
-                )
+                profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
+                run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
                 watcher.doing("reading arrivals" if arrivals else "starting")
                 asked = options.loads_of(
