@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harness.console import Watcher, say_model
 from harness.sweeps.plan import SweepPoint, points
-from results.store.database import Store
+from results.store.database import Store, decoded_rows
 from results.store.lease import leased
 from results.store.recordings import Recordings, choose_drafting
 from results.store.rows import plan_to_go_on_with
@@ -59,12 +59,18 @@ def resume_sweep(
 
     Raises InputError, as where another process is at work on it.
     """
-    found = store.sweep(name)
+    found = _last_layout(store, store.sweep(name))
     plan = plan_to_go_on_with(found["plan"], SweepPlan)
-    if found["finished_at"] is not None:  # further layouts were begun by themselves
-        plan = msgspec.structs.replace(plan, others=[])
     with leased(store, SWEEP, found["sweep_id"]):
         return _every_layout(store, found["run_id"], plan, watcher, found["sweep_id"], actors, ray_address, rows)
+
+
+def _last_layout(store: Store, sweep: dict[str, Any]) -> dict[str, Any]:
+    """The row of the sweep of the layout that was begun last after that of a sweep; its own where none was."""
+    with store.reading() as connection:
+        of_run = "SELECT * FROM sweeps WHERE run_id = ? ORDER BY created_at DESC"
+        rows = decoded_rows(connection.execute(of_run, [sweep["run_id"]]))
+    return next((row for row in rows if sweep["sweep_id"] in row["plan"].get("beside", ())), sweep)
 
 
 def _every_layout(

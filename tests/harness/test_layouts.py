@@ -75,6 +75,29 @@ def test_layouts_are_compared_in_one_command(out: Path) -> None:
     assert answer.profile == decision["profile"]  # not of the layout that was simulated last
 
 
+def test_a_comparison_that_was_stopped_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped as the first layout was decided, and as both were: what goes on ends in the comparison, whichever is named."""
+    asked = ["simulate", *ASKED, "--tp", "1,2", "--concurrency", "4", "--seconds", "10", "--out", str(out)]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("harness.sweeps.layouts.next_layout", stop)
+        assert CliRunner().invoke(app, asked).exit_code == 130
+    first = Store(out / "specyard.duckdb").sweep("latest")["sweep_id"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr("harness.sweeps.layouts.compare_layouts", stop)
+        assert CliRunner().invoke(app, ["simulate", "--resume", first, "--out", str(out)]).exit_code == 130
+    second = Store(out / "specyard.duckdb").sweep("latest")["sweep_id"]
+    assert second != first
+    for name in (first, second):
+        [decision] = json.loads(ran(out, "simulate", "--resume", name, "--json"))["decisions"].values()
+        [rival] = decision["rivals"]
+        assert rival["sweep"] in (first, second)
+        assert rival["gain"]["held"]["value"] >= 0
+
+
 def test_only_passes_that_gpus_share_are_off_by_themselves() -> None:
     def setup(gpus: int) -> Setup:
         profile = find_profile("l40s/qwen3-4b", Asked(gpus=gpus))
