@@ -136,15 +136,26 @@ class Diagnosis:
         low, high = np.quantile(drawn, [tail, 1 - tail])
         return float(more.sum() / self.anchors.sum()), float(low), float(high)
 
+    def ahead(self, reading: Reading, base: Reading | None = None) -> tuple[int, int]:
+        """(texts of which a reading accepts more than `base`, by default as declared; texts of which it accepts other)."""
+        return _ahead(reading.accepted - (base or self.readings[0]).accepted)
+
+    def surpasses(self, reading: Reading, base: Reading | None = None) -> bool:
+        """Whether clearly more is accepted than of `base`, by default as declared: on average, or in so many of the texts
+        that it is no chance. One text that is drafted as a whole makes any average unsure."""
+        more, low, _ = self.gain(reading, base)
+        error = _ERROR / max(len(self.readings) - 1, 1) / 2
+        return low > 0 or (more > 0 and _no_chance(*self.ahead(reading, base), error))
+
     @cached_property
     def best(self) -> Reading:
         """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
         nearest to what is declared that cannot be told from it."""
-        clear = [r for r in self.readings if self.gain(r)[1] > 0]
+        clear = [r for r in self.readings if self.surpasses(r)]
         if not clear:
             return self.readings[0]
         most = max(clear, key=self.length)
-        rivals = [r for r in clear if r is most or self.gain(r, most)[2] >= 0]
+        rivals = [r for r in clear if r is most or not self.surpasses(most, r)]
         return min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
 
     @property
@@ -158,9 +169,7 @@ class Diagnosis:
         in so many of the texts that it is no chance. One answer that says one token over and over hides the first."""
         more = self.best.first - self.commonest
         drawn = (self.weights @ more) / (self.weights @ self.anchors)
-        ahead, apart = int((more > 0).sum()), int((more != 0).sum())
-        by_texts = sum(comb(apart, k) for k in range(ahead, apart + 1)) / 2**apart < _ERROR / 4
-        return bool(np.quantile(drawn, _ERROR / 4) > 0 or by_texts)
+        return bool(np.quantile(drawn, _ERROR / 4) > 0) or _no_chance(*_ahead(more), _ERROR / 4)
 
     @property
     def may_beat_chance(self) -> bool:
@@ -174,13 +183,23 @@ class Diagnosis:
 
     @property
     def alike(self) -> list[Reading]:
-        """Readings that cannot be told from the best, or from the declared one where none is clearly better: their intervals
-        hold 0, and no large loss."""
+        """Readings that cannot be told from the best, or from the declared one where none is clearly better: neither accepts
+        clearly more, and their intervals hold no large loss."""
         base = self.better or self.readings[0]
         near = 0.1 * max(self.length(base), 1e-12)
-        others = ((r, self.gain(r, base)) for r in self.readings if r is not base)
-        found = [r for r, (_, low, high) in others if low <= 0 <= high and low > -near]
+        others = [r for r in self.readings if r is not base and self.gain(r, base)[1] > -near]
+        found = [r for r in others if not self.surpasses(r, base) and not self.surpasses(base, r)]
         return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
+
+
+def _ahead(more: Floats) -> tuple[int, int]:
+    """(texts with more, texts with more or less)."""
+    return int((more > 0).sum()), int((more != 0).sum())
+
+
+def _no_chance(ahead: int, apart: int, error: float) -> bool:
+    """Whether so many texts of those that differ are seldom ahead where either way is as likely."""
+    return bool(sum(comb(apart, k) for k in range(ahead, apart + 1)) / 2**apart < error)
 
 
 @contextmanager
@@ -263,7 +282,7 @@ def diagnose(
     together(combinations(best, 2))
     if best and (first_failure or found().better is not None):  # one thing is wrong; so may be another
         together((best[0], other) for other in singles)
-    if not found().beats_chance:  # two things that each leave nothing
+    if first_failure or found().better is not None or not found().beats_chance:  # or two that each leave nothing
         together(combinations([one for one in singles if one.changes.keys() & _DECISIVE], 2))
     if first_failure and not any(reading.accepted.any() for reading in readings):
         raise first_failure[0]

@@ -51,22 +51,31 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
     if several:
         _print_overview(study, console)
     for load, found in study.loads.items():
-        if found.decision is not None:
-            say(console, "")
-            for line in sentences(found.decision, brief=True) if several else told(found.decision):
-                say(console, line)
+        shown = whole or not several
+        if several:
+            _print_decision(found, console, brief=True)
         if found.winner is None:
             say(console, f"\n{load.label}: {_closest(found, study.plan)}")
-            continue
-        if whole or not several:
-            _print_load(load, found.winner, study, console)
-        remarks = _remarks(found, found.winner) if whole or not several else []
-        for line in [*capacity(load, study), *remarks]:
-            say(console, line)
+        else:
+            if shown:
+                _print_load(load, found.winner, study, console)
+            for line in [*capacity(load, study), *(_remarks(found, found.winner) if shown else [])]:
+                say(console, line)
+        if not several:
+            _print_decision(found, console)
     if several:
         if not whole:
             say(console, f"\nWhat was tried at each of these loads: {typed('tuner', 'show', study_id, out=out)}")
         _print_table_of_all_loads(study, console, out)
+
+
+def _print_decision(found: AtLoad, console: Console, *, brief: bool = False) -> None:
+    """What to run at a load, where that was decided: last of one load alone, where the eye is."""
+    if found.decision is None:
+        return
+    say(console, "")
+    for line in sentences(found.decision, brief=True) if brief else told(found.decision):
+        say(console, line)
 
 
 def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -> None:

@@ -161,9 +161,10 @@ def judge(found: Diagnosis, checkpoint: str) -> None:
     if found.better is not None:
         more, low, high = found.gain(found.better)
         alike = [reading.variant.name for reading in found.alike]
+        ahead, apart = found.ahead(found.better)
         raise AnswerIsNo(
             f"{checkpoint}: drafts better with {found.better.variant.name}: {more:+.2f} tokens a draft "
-            f"({low:+.2f} to {high:+.2f}) over what it declares"
+            f"({low:+.2f} to {high:+.2f}) over what it declares, more in {ahead} of the {apart} answers that differ"
             + (f"; cannot be told apart from: {', '.join(alike)}" if alike else "")
         )
 
