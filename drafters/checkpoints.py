@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.configs import read_config
 from drafters.families.layers import RMSNorm
-from drafters.formats.contract import Checkpoint, Declared, TargetFacts, bare
+from drafters.formats.contract import Declared, TargetFacts
+from drafters.formats.files import Checkpoint, bare, read_checkpoint, stored
 from drafters.formats.registry import declare, make
 from drafters.formats.writing import Draft, write
 from drafters.gguf import plain_source
@@ -27,7 +26,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.none import NoDrafter
 from drafters.kinds.registry import OF_TEXT
 from drafters.kinds.settings import BlockSettings, PairSettings, Settings
-from drafters.loading import ADAPTER_FILE, GENERATION_FILE
+from drafters.loading import GENERATION_FILE
 from drafters.target import Target
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError, first_paragraph
@@ -41,11 +40,7 @@ TEXT = (
 """Files that say how a conversation becomes tokens, and tokens text."""
 GENERATION = (GENERATION_FILE,)
 """Files that say how answers are generated, and end."""
-_INDEX = "model.safetensors.index.json"
 _DOWNLOADED = ("*.json", "*.safetensors", *TEXT)
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_WIDE = ("F64", "F32", "F16", "BF16")
-"""Types of numbers that stand for themselves, as safetensors calls them."""
 _SHARED = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 """Copies of the target's tables; a checkpoint may leave them out."""
 
@@ -72,23 +67,9 @@ def load_drafter(source: str, target: Target, *, gamma: int | None = None) -> Dr
 
 def read_declared(folder: Path, target: TargetFacts, name: str) -> Declared:
     """What a checkpoint's files declare, without reading its weights. Raises InputError, naming field, tensor or format."""
-    if (folder / ADAPTER_FILE).exists():
-        raise InputError(f"checkpoint {name}: {ADAPTER_FILE}: adapters are not applied; merge it into the weights")
-    raw = read_config(folder)
-    if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for kind in _PICKLED for f in folder.glob(kind))):
-        raise InputError(
-            f"checkpoint {name}: its weights are pickled ({pickled[0]}), which can run any code when read; convert them "
-            "with safetensors"
-        )
-    slices = ((key, stream.get_slice(key)) for stream, key in _stored(folder, name))
-    stored = {key: (list(one.get_shape()), one.get_dtype()) for key, one in slices}
-    declared = declare(Checkpoint(name, raw, {key: shape for key, (shape, _) in stored.items()}), target)
-    for key, (_, kind) in stored.items():
-        if declared.names(key) not in (None, "d2t") and kind not in _WIDE:
-            raise InputError(
-                f"checkpoint {name}: {key} holds numbers of the type {kind}: quantised weights are not supported; it "
-                "must hold plain ones"
-            )
+    of = read_checkpoint(folder, name)
+    declared = declare(of, target)
+    of.check_types()
     return declared
 
 
@@ -242,7 +223,7 @@ def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
 def check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name: str) -> None:
     """Raise InputError unless the tensors in every *.safetensors of `folder` are those of `drafter`, by their shapes."""
     settings, found = declared.settings, {}
-    for stream, key in _stored(folder, name):
+    for stream, key in stored(folder, name, "pt"):
         if (ours := declared.names(key)) is not None:
             found[ours] = (key, list(stream.get_slice(key).get_shape()))
     wanted = {n: list(value.shape) for n, value in drafter.state_dict().items() if n not in _SHARED}
@@ -342,24 +323,4 @@ def _finite(tensor: Tensor) -> bool:
 
 def read_tensors(folder: Path, name: str, wanted: Callable[[str], bool] = lambda key: True) -> dict[str, Tensor]:
     """The tensors of a checkpoint's *.safetensors, by name: those `wanted`. Raises InputError, naming the file."""
-    return {key: stream.get_tensor(key) for stream, key in _stored(folder, name) if wanted(key)}
-
-
-def _stored(folder: Path, name: str) -> Iterator[tuple[Any, str]]:
-    """(open file, name of a tensor in it) of every tensor of a checkpoint. Raises InputError, naming the file."""
-    files = sorted(folder.glob("*.safetensors"))
-    files = [f for f in files if f.name.startswith("model")] or files
-    if (folder / _INDEX).exists():
-        named = read_config(folder, _INDEX).get("weight_map")
-        named = {str(file) for file in named.values()} if isinstance(named, dict) else set()
-        if missing := sorted(file for file in named if not (folder / file).exists()):
-            raise InputError(f"checkpoint {name}: {_INDEX} names {missing[0]}, which is not there")
-    if not files:
-        raise InputError(f"checkpoint {name}: no *.safetensors in the folder")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as stream:
-                for key in stream.keys():  # noqa: SIM118 - not a mapping
-                    yield stream, key
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: not a readable safetensors file ({first_paragraph(error)})") from error
+    return {key: stream.get_tensor(key) for stream, key in stored(folder, name, "pt") if wanted(key)}

@@ -10,6 +10,8 @@ from typing import Any
 
 from simulator.errors import InputError, first_paragraph
 
+ADAPTER_FILE = "adapter_config.json"
+"""What weights are to be changed by, where a folder holds an adapter (LoRA)."""
 _SHAPES = Path(__file__).parent / "architectures.json"
 _MASKED = {"full_attention", "sliding_attention"}
 """Kinds of layers that keep every position apart, so that a rejected one is forgotten by masking it."""

@@ -13,13 +13,11 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from drafters.anatomy import decoder_of
-from drafters.configs import read_config
+from drafters.configs import ADAPTER_FILE, read_config
 from simulator.errors import InputError
 
 GENERATION_FILE = "generation_config.json"
 """How answers are generated, and end."""
-ADAPTER_FILE = "adapter_config.json"
-"""What weights are to be changed by, where a folder holds an adapter (LoRA)."""
 _COMPUTED = re.compile(
     r"\.((inv_freq|cos_cached|sin_cached|masked_bias|causal_mask|position_ids|[qkv]+_scale)|(attn|attention)\.bias)$"
 )

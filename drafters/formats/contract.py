@@ -10,22 +10,12 @@ from typing import Any, Final, NamedTuple, get_args
 from drafters.configs import of_another_target
 from drafters.families.layers import LayerShape
 from drafters.families.registry import read_shape
+from drafters.formats.files import Checkpoint, bare
 from drafters.kinds.settings import BlockSettings, ConfidenceInput, HeadType, PairSettings, conventions, marked
-from simulator.errors import InputError
 from simulator.records import MAX_GAMMA
 
 Names = Callable[[str], str | None]
 """The name of a tensor on disk to the name that ours has; None for what computes nothing."""
-
-
-def bare(name: str) -> str:
-    """A tensor's name without the `model.` that some publishers' code writes before it."""
-    return name.removeprefix("model.")
-
-
-def computes_nothing(name: str) -> bool:
-    """Whether a tensor says what others say (tables of angles, of tokens), or is of the target."""
-    return name == "t2d" or name.startswith("verifier_") or name.endswith("rotary_emb.inv_freq")
 
 
 class TargetFacts(NamedTuple):
@@ -43,36 +33,6 @@ class TargetFacts(NamedTuple):
     """Whether its embeddings are its table's times a factor."""
     beyond: int = 0
     """By how many layers declared taps may miss the target: 1 for who asks whether they are counted otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The files of a checkpoint, as far as a format reads them."""
-
-    name: str
-    """What messages call it."""
-    raw: Mapping[str, Any]
-    """`config.json`."""
-    tensors: Mapping[str, Sequence[int]] | None = None
-    """Shapes by name; None where there is a configuration alone."""
-
-    @property
-    def architecture(self) -> str:
-        """The first of `architectures`; `?` where there is none."""
-        named = self.raw.get("architectures")
-        return str(named[0]) if isinstance(named, list) and named else "?"
-
-    def has(self, prefix: str) -> bool | None:
-        """Whether a tensor's name begins so, in a model or by itself; None where nobody knows."""
-        return None if self.tensors is None else any(bare(name).startswith(prefix) for name in self.tensors)
-
-    def shape(self, name: str) -> Sequence[int]:
-        """The shape of a tensor, in a model or by itself; empty where there is none, or nobody knows."""
-        return next((shape for key, shape in (self.tensors or {}).items() if bare(key) == name), ())
-
-    def fail(self, what: str) -> InputError:
-        """The error to raise."""
-        return InputError(f"checkpoint {self.name}: {what}")
 
 
 @dataclass(frozen=True, slots=True)

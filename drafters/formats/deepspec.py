@@ -11,20 +11,18 @@ from typing import Any, Final, NamedTuple
 
 from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import (
-    Checkpoint,
     Declared,
     Fields,
     Format,
     TargetFacts,
     assumed,
-    bare,
     check_target,
-    computes_nothing,
     confidence_of,
     head_of,
     markov_of,
     mask_token,
-)  # fmt: skip
+)
+from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, PairSettings
 
 

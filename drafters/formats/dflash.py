@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from drafters.formats.contract import (
-    Checkpoint,
     Declared,
     Fields,
     Format,
     TargetFacts,
     assumed,
-    bare,
     check_target,
-    computes_nothing,
     confidence_of,
     draft_vocabulary,
     fused_size,
@@ -27,7 +24,8 @@ from drafters.formats.contract import (
     mask_token,
     nested_in,
     shape_of,
-)  # fmt: skip
+)
+from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, InBlock, Layout
 
 _ARCHITECTURES: Final = ("DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel")

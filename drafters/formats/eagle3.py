@@ -10,21 +10,19 @@ import re
 from typing import Final
 
 from drafters.formats.contract import (
-    Checkpoint,
     Declared,
     Fields,
     Format,
     TargetFacts,
     assumed,
-    bare,
     check_target,
-    computes_nothing,
     draft_vocabulary,
     fused_size,
     head_of,
     nested_in,
     shape_of,
-)  # fmt: skip
+)
+from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import PairSettings, TapNorm
 
 USUAL_GAMMA: Final = 5

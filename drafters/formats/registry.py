@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from drafters.formats.contract import Checkpoint, Declared, TargetFacts
+from drafters.formats.contract import Declared, TargetFacts
 from drafters.formats.deepspec import CORES, DEEPSPEC
 from drafters.formats.dflash import DFLASH
 from drafters.formats.eagle3 import EAGLE3
+from drafters.formats.files import Checkpoint
 from drafters.formats.speculators import SPECULATORS
 from drafters.formats.unsupported import refuse
 from drafters.kinds.block import DSpark
@@ -29,8 +30,7 @@ def declare(of: Checkpoint, target: TargetFacts) -> Declared:
 
     Raises InputError, naming the field, the tensor or the format, where none does or something does not fit the target.
     """
-    if of.architecture not in CORES:
-        refuse(of)
+    refuse(of)
     for one in FORMATS:
         if one.recognises(of):
             declared = one.read(of, target)

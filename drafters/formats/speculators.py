@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from drafters.formats.contract import (
-    Checkpoint,
     Declared,
     Fields,
     Format,
     TargetFacts,
     assumed,
-    bare,
     check_target,
-    computes_nothing,
     confidence_of,
     draft_vocabulary,
     fused_size,
@@ -23,9 +20,10 @@ from drafters.formats.contract import (
     mask_token,
     nested_in,
     shape_of,
-)  # fmt: skip
+)
 from drafters.formats.dflash import block_names, convolution_of, layout_of, selector_of
 from drafters.formats.eagle3 import USUAL_GAMMA, default_taps, pair_names, tap_norm_of
+from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, PairSettings
 
 MTP_NAMES: Final = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from drafters.formats.contract import Checkpoint
+from drafters.formats.files import Checkpoint
 
 
 class _Unsupported(NamedTuple):

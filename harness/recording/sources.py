@@ -15,6 +15,8 @@ from drafters.configs import (
     read_config,
     target_vocabulary,
 )
+from drafters.formats.files import read_checkpoint
+from drafters.formats.unsupported import refuse
 from drafters.gguf import is_gguf
 from harness.recording.pair import HUB_ID, Pair, choose_drafters
 from simulator.drafter_kinds import WEIGHTLESS
@@ -44,6 +46,10 @@ def check_sources(pair: Pair, wanted: list[str] | None = None, *, asked: bool = 
             raise InputError(f"checkpoint {source}: is the target itself, which drafts nothing; give a drafter's")
         if own is not None and said is not None and said != own:
             raise InputError(f"checkpoint {source}: {of_another_target('vocab_size', said, own)}")
+        if (folder := Path(source)).is_dir():
+            files = read_checkpoint(folder, source)
+            refuse(files)
+            files.check_types()
 
 
 def _config_of(source: str, what: str) -> Mapping[str, Any]:

@@ -139,20 +139,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     notes = [*said]
     gamma, drafts, by, length = 0, NOTHING, "", 1.0
     if drafting:
-        gammas = {g for one in drafting if (g := _gamma(one))}
-        if len(gammas) > 1:
-            told = "; ".join(f"{one.files[0]}: K = {_gamma(one)}" for one in drafting)
-            raise InputError(f"the files are of servers set otherwise ({told}): give those of one")
-        gamma = next(iter(gammas), settings.gamma or 0)
-        if not gamma:
-            raise InputError(
-                f"{drafting[0].files[0]}: no file says how many tokens a draft has: give the log from where the server "
-                "starts"
-            )
-        try:
-            check_gamma(gamma)
-        except ValueError as error:
-            raise InputError(f"{drafting[0].files[0]}: {error}") from None
+        gamma = _shared_gamma(drafting, settings)
         by, drafts, length = _counted(drafting)
         if drafts.drafts and drafts.drafted and drafts.drafted < _WHOLE * gamma * drafts.drafts:
             notes.append(
@@ -201,6 +188,24 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def _shared_gamma(drafting: Sequence[Observation], settings: Settings) -> int:
+    """Tokens of a draft, by files of which each drafts. Raises InputError where they are not of one server, or none says."""
+    gammas = {g for one in drafting if (g := _gamma(one))}
+    if len(gammas) > 1:
+        told = "; ".join(f"{one.files[0]}: K = {_gamma(one)}" for one in drafting)
+        raise InputError(f"the files are of servers set otherwise ({told}): give those of one")
+    gamma = next(iter(gammas), settings.gamma or 0)
+    if not gamma:
+        raise InputError(
+            f"{drafting[0].files[0]}: no file says how many tokens a draft has: give the log from where the server starts"
+        )
+    try:
+        check_gamma(gamma)
+    except ValueError as error:
+        raise InputError(f"{drafting[0].files[0]}: {error}") from None
+    return gamma
 
 
 def _drafts(one: Observation) -> bool:

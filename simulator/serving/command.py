@@ -133,30 +133,13 @@ def serve(
         if names.batch_rows and names.batch_rows in speculative and most < request_cap:
             notes.append(unsearched(engine, most))
         if models.temperature and not KINDS[kind].one_hot:
-            if served.drafting is not None:
-                if drafting != served.drafting:
-                    notes.append(
-                        f"{engine.name}: the numbers are of {drafting} drafts; its {kind} has {served.drafting} ones"
-                    )
-            elif names.drafting:  # said though it be the default: that may change
-                speculative[names.drafting] = engine.drafting_option[drafting]
-            elif drafting != engine.drafting:
-                notes.append(f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone")
+            chosen, said = _chosen(engine, kind, drafting)
+            speculative, notes = speculative | chosen, notes + said
         parts += engine.spelled(speculative)
         notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
     parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
-    for what, kind in (formats or {}).items():
-        flag = flags.weights if what == "weights" else flags.cache
-        if kind == "fp8" and flag:
-            parts.append(f"{flag} {kind}")
-        else:
-            notes.append(f"the numbers are of {kind} {what}: name a checkpoint that has them, or set the engine so")
-    if captured and not flags.captured:
-        notes.append(
-            f"simulated with captured sizes to {captured:,} tokens, as vLLM has them: {engine.name}'s own are not known here"
-        )
-    elif captured and captured != engine.captured:
-        parts.append(f"{flags.captured} {captured}")
+    for words, said in (_formatted(engine, formats or {}), _captured(engine, captured)):
+        parts, notes = parts + words, notes + said
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
     words, said = copies(engine, speculative, replicas)
@@ -164,6 +147,40 @@ def serve(
     if by_hand := [part for part in parts[1:] if not part.startswith("-")]:  # a comment, so at the end
         parts = [*(part for part in parts if part not in by_hand), f"# {' '.join(by_hand)} by hand"]
     return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None)
+
+
+def _chosen(engine: ServingEngine, kind: str, drafting: Drafting) -> tuple[dict[str, Any], list[str]]:
+    """(The option, notes) of how drafts are chosen above temperature 0."""
+    served = engine.kinds[kind]
+    if served.drafting is not None:
+        if drafting == served.drafting:
+            return {}, []
+        return {}, [f"{engine.name}: the numbers are of {drafting} drafts; its {kind} has {served.drafting} ones"]
+    if engine.fields.drafting:  # said though it be the default: that may change
+        return {engine.fields.drafting: engine.drafting_option[drafting]}, []
+    if drafting == engine.drafting:
+        return {}, []
+    return {}, [f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone"]
+
+
+def _formatted(engine: ServingEngine, formats: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """(Flags, notes) of number formats of weights and cache."""
+    parts, notes = list[str](), list[str]()
+    for what, kind in formats.items():
+        flag = engine.flags.weights if what == "weights" else engine.flags.cache
+        if kind == "fp8" and flag:
+            parts.append(f"{flag} {kind}")
+        else:
+            notes.append(f"the numbers are of {kind} {what}: name a checkpoint that has them, or set the engine so")
+    return parts, notes
+
+
+def _captured(engine: ServingEngine, tokens: int) -> tuple[list[str], list[str]]:
+    """(Flags, notes) of the largest pass that is captured; 0 is whatever the engine does."""
+    if tokens and not engine.flags.captured:
+        said = f"captured sizes to {tokens:,} tokens, as vLLM has them: {engine.name}'s own are not known here"
+        return [], [f"simulated with {said}"]
+    return ([f"{engine.flags.captured} {tokens}"] if tokens and tokens != engine.captured else []), []
 
 
 def _of_models(models: Models, modelled: str) -> list[str]:

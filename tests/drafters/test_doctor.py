@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from drafters.checkpoints import facts_of, read_declared
 from drafters.doctor import LONGER, Diagnosis, Reading, Variant, diagnose, flips, gammas, texts_of
-from drafters.formats.contract import Checkpoint, Declared
+from drafters.formats.contract import Declared
+from drafters.formats.files import Checkpoint
 from drafters.formats.registry import declare
 from drafters.target import Target
 from harness.cli.app import app

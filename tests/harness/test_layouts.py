@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,10 @@ from simulator.setup import Setup
 from tests.documented import differences
 
 ASKED = (
-    "--hardware",
-    "l40s/qwen3-4b",
-    "--gpus",
-    "2",
-    "--drafter",
-    "mtp",
-    "--policy",
-    "none,fixed:1",
-    "--decision-draws",
-    "10",
-)
+    "--hardware", "l40s/qwen3-4b", "--gpus", "2", "--drafter", "mtp", "--policy", "none,fixed:1", "--decision-draws", "10",
+)  # fmt: skip
+COPIED = ("vllm serve", "harness ", "tuner ")
+"""Lines that are to be copied: they are not broken."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,7 @@ def ran(out: Path, *asked: str) -> str:
     return done.stdout
 
 
-def test_layouts_are_compared_in_one_command(out: Path) -> None:
+def test_layouts_are_compared_in_one_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = ran(out, "simulate", *ASKED, "--tp", "1,2", "--concurrency", "8", "--seconds", "20", "--json")
     assert differences(text) == []
     printed: dict[str, Any] = json.loads(text)
@@ -70,6 +64,11 @@ def test_layouts_are_compared_in_one_command(out: Path) -> None:
     shown = ran(out, "show", better)
     assert "2 replicas on 1 GPU each" in shown
     assert "1 replica on 2 GPUs" in shown
+    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in ran(out, "show", better).splitlines()]
+    assert [line for line in lines if len(line) > 80 and not line.startswith(COPIED)] == []
+    assert sum("replica" in line for line in lines) >= 2
     with Store(out / "specyard.duckdb").reading() as con:
         answer = compose(con, printed["sweep"]["run_id"]).answer
     assert answer.profile == decision["profile"]  # not of the layout that was simulated last
@@ -117,17 +116,8 @@ def test_only_passes_that_gpus_share_are_off_by_themselves() -> None:
 def test_a_report_of_an_open_loop_shows_what_its_loads_tell_apart(out: Path) -> None:
     """All that keeps up has the throughput that arrives; and of one load there is no line over loads."""
     plain = (
-        "simulate",
-        "--hardware",
-        "l40s/qwen3-4b",
-        "--policy",
-        "none",
-        "--decision-draws",
-        "0",
-        "--seconds",
-        "20",
-        "--json",
-    )
+        "simulate", "--hardware", "l40s/qwen3-4b", "--policy", "none", "--decision-draws", "0", "--seconds", "20", "--json",
+    )  # fmt: skip
 
     def sections(*load: str) -> dict[str, Any]:
         sweep = json.loads(ran(out, *plain, *load))["sweep"]

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from harness.recording.pair import Pair, check_hub, load_pair
 from harness.recording.sources import check_sources
@@ -36,6 +38,7 @@ def folder(of: Path, config: dict[str, Any], template: str | None = None) -> str
 )
 def test_a_drafter_is_no_target_and_goes_with_the_vocabulary_that_it_names(config: dict[str, Any], tmp_path: Path) -> None:
     draft = folder(tmp_path / "drafter", config)
+    save_file({"fc.weight": np.zeros((1, 3), np.float32)}, tmp_path / "drafter" / "model.safetensors")
     own, other = (
         folder(tmp_path / name, {**TARGET, "vocab_size": size}, "{{ 1 }}") for name, size in (("a", 512), ("b", 513))
     )
@@ -60,6 +63,30 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty/config.json: missing"):
         check_sources(Pair(own, {"mine": str(tmp_path / "empty")}))
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "said"),
+    [
+        (TARGET, {"model.layers.0.mlp.up_proj.weight": "f4", "model.embed_tokens.weight": "f4"}, "language model by itself"),
+        ({"architectures": ["MedusaModel"]}, {"0.linear.weight": "f4"}, "Medusa"),
+        ({"architectures": ["DFlashDraftModel"]}, {"fc.weight": "i1", "fc.weight_scale": "f4"}, "quantised weights"),
+        ({"architectures": ["DFlashDraftModel"]}, {"fc.weight": "i1"}, "fc.weight holds numbers of the type I8"),
+        ({"architectures": ["DFlashDraftModel"]}, {}, "no \\*.safetensors"),
+        ({"architectures": ["LlamaForCausalLMEagle3"]}, {"fc.weight": "f4", "d2t": "i8", "t2d": "?"}, None),
+    ],
+)  # fmt: skip
+def test_a_drafter_that_is_not_read_is_told_before_its_target_is(
+    config: dict[str, Any], tensors: dict[str, str], said: str | None, tmp_path: Path
+) -> None:
+    own, draft = folder(tmp_path / "target", TARGET, "{{ 1 }}"), folder(tmp_path / "drafter", config)
+    if tensors:
+        save_file({n: np.zeros((1, 3), kind) for n, kind in tensors.items()}, tmp_path / "drafter" / "model.safetensors")
+    if said is None:
+        check_sources(Pair(own, {"mine": draft}))
+        return
+    with pytest.raises(InputError, match=rf"^checkpoint .*drafter: .*{said}"):
+        check_sources(Pair(own, {"mine": draft}))
 
 
 def test_a_target_without_a_template_is_told_where_it_is_asked(tmp_path: Path) -> None:
