@@ -30,6 +30,8 @@ _SPECULATORS = ("speculators_model_type", "speculators_config")
 _NESTED = ("dspark_config", "dflash_config")
 _FIELDS_OF_DRAFTERS = (*_SPECULATORS, *_NESTED, "eagle_config", "draft_vocab_size")
 """Fields that configurations of drafters alone have."""
+_OF_THE_TARGET = {"vocab_size": "vocab_size", "num_target_layers": "num_hidden_layers"}
+"""What drafters' configurations say of their target, and what it calls that itself."""
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -105,22 +107,20 @@ def is_drafter(config: Mapping[str, Any]) -> bool:
     return bool(_OF_DRAFTERS.search(architecture)) or any(name in config for name in _FIELDS_OF_DRAFTERS)
 
 
-def target_vocabulary(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a language model's configuration says it has; None where it leaves that to its library."""
-    text = config.get("text_config")
-    size = (text if isinstance(text, Mapping) else config).get("vocab_size")
-    return size if isinstance(size, int) else None
-
-
-def drafter_vocabulary(config: Mapping[str, Any]) -> int | None:
-    """Tokens that a drafter's configuration says its target has, wherever its format has a place for it; None without."""
-    if any(name in config for name in _SPECULATORS):
-        places = [config.get("transformer_layer_config")]
+def another_target(drafter: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+    """What configurations tell against a drafter by themselves: another target than `target`; None where nothing does."""
+    text = target.get("text_config")
+    own = text if isinstance(text, Mapping) else target
+    if any(name in drafter for name in _SPECULATORS):
+        places = [drafter.get("transformer_layer_config")]
     else:
-        places = [*(config.get(name) for name in (*_NESTED, "text_config")), config]
-    found = (place["vocab_size"] for place in places if isinstance(place, Mapping) and place.get("vocab_size"))
-    size = next(found, None)
-    return size if isinstance(size, int) else None
+        places = [*(drafter.get(name) for name in (*_NESTED, "text_config")), drafter]
+    for field, theirs in _OF_THE_TARGET.items():
+        said = next((place[field] for place in places if isinstance(place, Mapping) and place.get(field)), None)
+        has = own.get(theirs)
+        if isinstance(said, int) and isinstance(has, int) and said != has:
+            return of_another_target(field, said, has)
+    return None
 
 
 def of_another_target(field: str, value: Any, own: int) -> str:

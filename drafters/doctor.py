@@ -63,6 +63,7 @@ _DECISIVE: Final = {"taps", "layout", "order", "residual", "tap_norm", "norm_wei
 """Fields of which a wrong one may leave a drafter nothing."""
 _BASES: Final = (1e4, 5e5, 1e6)
 """Bases of rotary angles that most models have."""
+_THEIRS: Final = "rotary the target's"
 LONGER: Final = 2
 """Tokens by which a reading drafts more than is declared: its block is one longer, and the anchor's slot counts in."""
 _HEADS: Final = ("markov_head.", "confidence_head.")
@@ -150,13 +151,15 @@ class Diagnosis:
     @cached_property
     def best(self) -> Reading:
         """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
-        nearest to what is declared that cannot be told from it."""
+        nearest to what is declared that cannot be told from it: of rotary angles the target's, where they are among them."""
         clear = [r for r in self.readings if self.surpasses(r)]
         if not clear:
             return self.readings[0]
         most = max(clear, key=self.length)
         rivals = [r for r in clear if r is most or not self.surpasses(most, r)]
-        return min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
+        nearest = min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
+        alike = (r for r in rivals if r.variant.changes.keys() == nearest.variant.changes.keys())
+        return next((r for r in alike if _THEIRS in r.variant.words), nearest)
 
     @property
     def chance(self) -> float:

@@ -187,13 +187,16 @@ def _finish(
         best = ranked(trials)
         if not best:
             continue
+        watcher.doing(f"confirming what is best at {load.label}")
         beside = _beside(best[0].configuration, chosen, found, plan, for_all)
         confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
         confirmations += [what.stored(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
         told[load] = decision.candidate or confirmed[0].configuration
+        watcher.doing(f"asking how far that holds at {load.label}")
         rivals = [t for t in trials if t.configuration == told[load] or able(t.configuration)]
         sensitive += sensitivities(scenario, plan.objective, rivals, told[load], seconds, plan.seed, run)
     if len(told) > 1:
+        watcher.doing("asking what each would do at the other loads")
         scenarios = [scenario_of(plan, found, load) for load in told]
         sensitive += across(scenarios, plan.objective, list(told.values()), plan.seconds, plan.seed, run)
     watcher.advance("confirming", len(searched), len(searched))

@@ -108,4 +108,4 @@ def refuse(of: Checkpoint) -> None:
     """Raise InputError where the files are of a format that is known by name, and not read."""
     for one in _UNSUPPORTED:
         if one.found(of):
-            raise of.fail(f"is of the format {one.name}, which is not supported")
+            raise of.fail(f"is of a format that is not read here: {one.name}")

@@ -190,7 +190,11 @@ def _print(seen: _Examined, checkpoint: str) -> None:
         say(console, f"left out: {left} that accept no more than one of their halves")
     anchors, gamma = int(found.anchors.sum()), seen.declared.gamma
     kind = str(seen.target.dtype).removeprefix("torch.")
-    first = "" if found.gamma >= gamma else f", of its first {found.gamma} positions of {gamma} alone"
+    first = (
+        ""
+        if found.gamma >= gamma
+        else f", of the first {found.gamma} of its {gamma} positions, which it has however it is read"
+    )
     say(
         console,
         f"accepted tokens of a draft at temperature 0, in {kind}{first}, at {anchors:,} positions of {len(found.anchors)} "
@@ -226,7 +230,8 @@ def _print_next(seen: _Examined, checkpoint: str, target: str, corrected: Path |
         why, words = "a checkpoint that declares what fits", ["doctor", checkpoint, *asked, "--corrected", "FOLDER"]
     else:
         drafter = f"new={corrected or checkpoint}"
-        why, words = "what it is worth by domain", ["record", "math_code_chat", *asked, "--drafter", drafter]
+        why = "what it is worth by domain, on answers sampled as the suite has them (--temperature 0: greedy, as here)"
+        words = ["record", "math_code_chat", *asked, "--drafter", drafter]
     console = plain_console()
     say(console, f"next, {why}:")
     say(console, f"  {typed('harness', *words)}")

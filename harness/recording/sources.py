@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drafters.chat import without_template
-from drafters.configs import (
-    drafter_vocabulary,
-    is_drafter,
-    lacks_template,
-    of_another_target,
-    read_config,
-    target_vocabulary,
-)
+from drafters.configs import another_target, is_drafter, lacks_template, read_config
 from drafters.formats.files import read_checkpoint
 from drafters.formats.unsupported import refuse
 from drafters.gguf import is_gguf
@@ -37,19 +30,23 @@ def check_sources(pair: Pair, wanted: list[str] | None = None, *, asked: bool = 
         raise InputError(f"target {pair.target}: is a drafter's checkpoint; give the model that it drafts for")
     if asked and target and not pair.chat_template and lacks_template(Path(pair.target)):
         raise without_template(pair.target)
-    own = target_vocabulary(target)
     for source in choose_drafters(pair, wanted).values():
         if source in WEIGHTLESS:
             continue
-        said = drafter_vocabulary(_config_of(source, "checkpoint"))
         if target and Path(source).resolve() == Path(pair.target).resolve():
             raise InputError(f"checkpoint {source}: is the target itself, which drafts nothing; give a drafter's")
-        if own is not None and said is not None and said != own:
-            raise InputError(f"checkpoint {source}: {of_another_target('vocab_size', said, own)}")
-        if (folder := Path(source)).is_dir():
-            files = read_checkpoint(folder, source)
-            refuse(files)
-            files.check_types()
+        check_drafter(source, target)
+
+
+def check_drafter(source: str, target: Mapping[str, Any]) -> None:
+    """Raise InputError where a drafter's folder is missing, of no format that is read, or of another target than that of a
+    configuration, which is empty where none is known."""
+    if told := another_target(_config_of(source, "checkpoint"), target):
+        raise InputError(f"checkpoint {source}: {told}")
+    if (folder := Path(source)).is_dir():
+        files = read_checkpoint(folder, source)
+        refuse(files)
+        files.check_types()
 
 
 def _config_of(source: str, what: str) -> Mapping[str, Any]:

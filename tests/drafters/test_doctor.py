@@ -92,6 +92,23 @@ def test_one_answer_hides_neither_what_is_better_in_all_others_nor_what_is_bette
     assert (readings[1] in found.alike) is False
 
 
+def test_of_angles_that_cannot_be_told_apart_the_targets_are_taken() -> None:
+    """As found: a draft of the target's own base, declared otherwise, drafted a little better with a third."""
+    declared = np.full(24, 50.0)
+    words = ["rotary plain, base 500000", "rotary the target's", "rotary plain, base 10000", "taps one lower"]
+    more = [np.zeros(24), *(np.array([a, b] * 12) for a, b in ((30.0, 20.0), (20.0, 29.0), (5.0, 6.0), (4.0, 5.0)))]
+    readings = [
+        Reading(Variant({word.split()[0]: word} if word else {}, (word,) if word else ()), declared + own, declared, (0.5,))
+        for word, own in zip(["", *words], more, strict=True)
+    ]
+    found = Diagnosis("x", {}, 1, np.full(24, 63.0), np.full(24, 3.0), tuple(readings), ())
+    assert found.length(readings[1]) > found.length(readings[2])
+    assert found.better is readings[2]
+    assert readings[1] in found.alike
+    less = Diagnosis("x", {}, 1, np.full(24, 63.0), np.full(24, 3.0), (readings[0], readings[1], readings[3]), ())
+    assert less.better is readings[1]
+
+
 def test_answers_of_one_token_are_left_out_unless_most_are_such(monkeypatch: pytest.MonkeyPatch) -> None:
     for loops, kept in ((1, 7), (4, 4), (5, 8)):
         said = {i: SimpleNamespace(token_ids=[7] * 9 + [8] * 3 if i < loops else [*range(12)]) for i in range(8)}
