@@ -52,7 +52,7 @@ _MOST_DIGITS = 18
 def program(name: str, help: str) -> typer.Typer:
     """A program whose commands are yet to come, with what all programs here understand: -h, --version, completion."""
     app = typer.Typer(
-        name=name, cls=Commands, help=help, no_args_is_help=True, pretty_exceptions_enable=False,
+        name=name, cls=Commands, help=help, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )  # fmt: skip
     app.callback()(_before_commands)
@@ -98,6 +98,12 @@ class Commands(TyperGroup):
             if stops.stopped():  # what an interrupted query or worker raises in its turn
                 stops.end_stopped()
             raise
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every command with its whole first sentence, broken to the terminal's width."""
+        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=1000)) for name, one in named if one and not one.hidden])
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """What stands before the command's name. Without any word the help is shown, which is an error of click's too."""

@@ -79,14 +79,16 @@ MeanContext = Annotated[
 Captured = Annotated[
     int | None, typer.Option(help="Tokens of the largest pass the engine captures as a graph; by default the profile's.")
 ]
-Drafters = Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable).")]
+Drafters = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this drafter (repeatable).")]
 PairName = Annotated[str, typer.Option("--pair", help="A pair's YAML file, or the name of a bundled one.")]
 TargetSource = Annotated[
     str | None, typer.Option("--target", help="In place of --pair: the target's folder, hub id or GGUF file, or `smollm2`.")
 ]
 PairDrafters = Annotated[
     list[str] | None,
-    typer.Option("--drafter", help="Only this drafter of the pair; NAME=PATH: one of your own (repeatable)."),
+    typer.Option(
+        "--drafter", metavar="NAME", help="Only this drafter of the pair; NAME=PATH: one of your own (repeatable)."
+    ),
 ]
 ChatTemplate = Annotated[
     str | None,
@@ -94,7 +96,10 @@ ChatTemplate = Annotated[
 ]
 Policies = Annotated[
     list[str] | None,
-    typer.Option(help="Policies, as fixed:3,none,FILE.py:CLASS (repeatable); by default none, fixed:γ, prefix_scheduler."),
+    typer.Option(
+        metavar="POLICY",
+        help="Policies, as fixed:3,none,FILE.py:CLASS (repeatable); by default none, fixed:γ, prefix_scheduler.",
+    ),
 ]
 DraftsChosen = Annotated[
     Literal["sampled", "greedy"] | None,
@@ -109,11 +114,14 @@ Requests = Annotated[
 Staggered = Annotated[
     bool, typer.Option("--staggered", help="Those users begin spread over the time of an answer, not all at once.")
 ]
-Rates = Annotated[list[str] | None, typer.Option(help="Requests a second of an open loop, as 2,4,8.")]
+Rates = Annotated[list[str] | None, typer.Option(metavar="RATES", help="Requests a second of an open loop, as 2,4,8.")]
 Cv = Annotated[float, typer.Option(help="Spread of the gaps in an open loop: 1 is Poisson, 0 constant.")]
 Arrivals = Annotated[
     list[Path] | None,
-    typer.Option(help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md."),
+    typer.Option(
+        metavar="FILE",
+        help="Recorded arrivals (repeatable): a gateway's log, a published trace, or a CSV; see docs/loads.md.",
+    ),
 ]
 Speed = Annotated[float, typer.Option(help="Recorded arrivals so many times as fast.")]
 Window = Annotated[
@@ -124,7 +132,9 @@ PrefixCache = Annotated[
     bool,
     typer.Option("--prefix-cache/--no-prefix-cache", help="Whether what prompts of --arrivals begin with is kept."),
 ]
-Mix = Annotated[list[str] | None, typer.Option(help="Share of requests by domain, as math=0.4,code=0.6.")]
+Mix = Annotated[
+    list[str] | None, typer.Option(metavar="DOMAIN=SHARE", help="Share of requests by domain, as math=0.4,code=0.6.")
+]
 PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
 Share = Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")]

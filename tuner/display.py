@@ -183,7 +183,8 @@ def _print_load(load: Load, winner: StudyConfirmation, study: StoredStudy, conso
             if role == "winner" and not _is_run(row, found.decision):
                 told_as = "winner, not what is to be run"
             lines.append([told_as])
-        who = f"  {_who(row)}"
+        instead = role != "winner" and found.decision is not None and row.configuration == found.decision.candidate
+        who = f"  {_who(row)}" + (", to be run" if instead else "")
         if row.error:
             lines.append([who, str(row.configuration.request_cap), row.error])
             continue

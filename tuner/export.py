@@ -10,9 +10,11 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.vllm.speculative import check
+from results.store.commands import typed
 from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.studies import K_BY_BATCH, OVER_NONE, Studies, StudyConfirmation
@@ -62,7 +64,7 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
     engine = engine_of(form) or VLLM
     if users is None and (text := _command_for_all(store, study, engine)):
         return text
-    won = _winners(study, users, engine)
+    won = _winners(study, users, engine, store.file.parent)
     load = list(won)[-1]
     found = study.loads[load]
     decision = found.decision
@@ -97,7 +99,7 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
 
 def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) -> str:
     """The acceptance of the winner's recording, for benches. Raises as `export_study`, InputError where nothing drafts."""
-    won = _winners(study, users, VLLM)
+    won = _winners(study, users, VLLM, store.file.parent)
     load = list(won)[-1]
     winner, run = won[load].configuration, store.run(study.run_id)
     if winner.policy == NO_DRAFTER:
@@ -124,7 +126,7 @@ def export_content(store: Store, study_id: str, users: int | None) -> dict[str, 
     models, plan = models_of(store.run(study.run_id)), study.plan
     asked = [(load, study.loads[load], study.loads[load].winner) for load in _chosen(study, users)]
     if all(winner is None for *_, winner in asked):
-        raise AnswerIsNo(_no_winner(study, [load for load, *_ in asked]))
+        raise AnswerIsNo(_no_winner(study, [load for load, *_ in asked], store.file.parent))
     return {
         "study": study_id, "hardware": study.hardware, "target": study.target or "MODEL",
         "replicas": plan.replicas, "drafting": plan.drafting, "step_tokens": plan.step_tokens,
@@ -282,10 +284,18 @@ def _expected(found: AtLoad, run: Configuration) -> str:
 
 
 def _otherwise(load: Load, study: StoredStudy, run: Configuration, engine: ServingEngine) -> list[str]:
-    """That something else was decided than what is exported, and why an engine cannot run it, where that is so."""
-    decision = study.loads[load].decision
-    if decision is None or decision.candidate is None or decision.candidate == run:
+    """That something else was decided than what is exported, and why an engine cannot run it, or that the search's best is
+    something else, where that is so."""
+    decision, winner = study.loads[load].decision, study.loads[load].winner
+    if decision is None or decision.candidate is None:
         return []
+    if decision.candidate == run:
+        best = None if winner is None else winner.configuration
+        return (
+            []
+            if best in (None, run)
+            else [f"the search's best at {load.label} is not what was decided for: {best.with_cap}"]
+        )
     why = refused(engine, decision.candidate, study.target or "")
     told = f"{decision.candidate.with_cap}{f' ({why})' if why else ''}"
     return [f"decided for {load.label}: {told}; this is the search's winner instead"]
@@ -377,12 +387,12 @@ def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
     return chosen
 
 
-def _winners(study: StoredStudy, users: int | None, engine: ServingEngine) -> dict[Load, StudyConfirmation]:
+def _winners(study: StoredStudy, users: int | None, engine: ServingEngine, out: Path) -> dict[Load, StudyConfirmation]:
     """The winner at the load that was chosen; without a choice at all of them, where one serves all. Raises as above."""
     chosen = _chosen(study, users)
     winners = {load: winner for load in chosen if (winner := study.loads[load].winner) is not None}
     if lost := [load for load in chosen if load not in winners]:
-        told = _no_winner(study, lost)
+        told = _no_winner(study, lost, out)
         if winners:
             others = ", ".join(str(load.users) for load in winners if load.users is not None)
             told += f"; --concurrency exports what won at another load{f': {others}' if others else ''}"
@@ -405,9 +415,12 @@ def _to_run(found: AtLoad, engine: ServingEngine, target: str) -> Configuration 
     return None if found.winner is None else found.winner.configuration
 
 
-def _no_winner(study: StoredStudy, lost: Sequence[Load]) -> str:
+def _no_winner(study: StoredStudy, lost: Sequence[Load], out: Path) -> str:
     where = ", ".join(load.label for load in lost)
-    return f"study {study.study_id}: has no winner at {where}: nothing kept the bounds, or it is not finished"
+    if not study.finished:
+        on = typed("tuner", "search", "--resume", study.study_id, out=out)
+        return f"study {study.study_id}: has no winner at {where} yet, for it is not finished; go on with: {on}"
+    return f"study {study.study_id}: has no winner at {where}: nothing kept the bounds"
 
 
 def _choose(study: StoredStudy) -> str:

@@ -27,7 +27,8 @@ def doctor(
         str, typer.Option(metavar="MODEL", help="Its target: a folder, a hub id, a GGUF file, tiny or smollm2.")
     ],
     prompts: Annotated[
-        list[Path] | None, typer.Option(help="Files of prompts (repeatable); by default the bundled suite's.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Files of prompts (repeatable); by default the bundled suite's."),
     ] = None,
     chat_template: ChatTemplate = None,
     texts: Annotated[int, typer.Option(min=4, max=10_000, help="Answers of the target to judge by.")] = 24,

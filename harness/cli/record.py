@@ -48,17 +48,20 @@ def record(
         typer.Option(help="dense: what each drafter would do at every token; live: decode with each drafter."),
     ] = "dense",
     block_sizes: Annotated[
-        list[str] | None, typer.Option(help="γ to record, as 3,5,7; by default each drafter its own.")
+        list[str] | None, typer.Option(metavar="TOKENS", help="γ to record, as 3,5,7; by default each drafter its own.")
     ] = None,
     responses: Annotated[
-        list[Path] | None, typer.Option(help="Responses of another engine, one JSON a line (repeatable).")
+        list[Path] | None, typer.Option(metavar="FILE", help="Responses of another engine, one JSON a line (repeatable).")
     ] = None,
     engine: Annotated[
         Literal["specyard", "vllm"], typer.Option(help="Who generates responses: vLLM is an optional extra.")
     ] = "specyard",
     drafting: Annotated[
         list[str] | None,
-        typer.Option(help="Ways to draft, by default sampled,greedy (as the papers, as vLLM by default); live: sampled."),
+        typer.Option(
+            metavar="WAYS",
+            help="Ways to draft, by default sampled,greedy (as the papers, as vLLM by default); live: sampled.",
+        ),
     ] = None,
     fresh_tails: Annotated[bool, typer.Option(help="Also a second, free draft of every anchor (28 bytes more).")] = False,
     limit: Annotated[int | None, typer.Option(help="First N prompts of each task.")] = None,

@@ -23,7 +23,10 @@ def regenerate(
     target: Annotated[str, typer.Option(help="The model: a folder, a hub id or a GGUF file, `smollm2`, or a pair's name.")],
     prompts: Annotated[
         list[Path],
-        typer.Option(help="A JSONL file: turns, prompt, messages or conversations a line, or a gateway's log (repeatable)."),
+        typer.Option(
+            metavar="FILE",
+            help="A JSONL file: turns, prompt, messages or conversations a line, or a gateway's log (repeatable).",
+        ),
     ],
     to: Annotated[Path | None, typer.Option(help="The file to write; by default one in --out, in responses.")] = None,
     engine: Annotated[

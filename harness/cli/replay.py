@@ -21,7 +21,9 @@ def replay(
     name: RunName = "latest",
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="fixed:K, threshold:C, oracle, none, FILE.py:CLASS (repeatable); by default all drafted."),
+        typer.Option(
+            metavar="POLICY", help="fixed:K, threshold:C, oracle, none, FILE.py:CLASS (repeatable); by default all drafted."
+        ),
     ] = None,
     drafter: Drafters = None,
     drafting: Annotated[

@@ -45,7 +45,8 @@ def sensitivity(
     mean_context: MeanContext = None,
     captured: Captured = None,
     concurrency: Annotated[
-        list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256.")
+        list[str] | None,
+        typer.Option(metavar="USERS", help="Users of a closed loop: 64, 1,8,64, or 1..256; by default 4,32,256."),
     ] = None,
     drafter: Drafters = None,
     policy: Policies = None,

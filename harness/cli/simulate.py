@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from harness import options
+from harness import options, stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from simulator.numbers import counted
 from simulator.sla import USAGE, promises
@@ -39,7 +39,9 @@ def simulate(
     mean_context: options.MeanContext = None,
     captured: options.Captured = None,
     believed_hardware: Annotated[str | None, typer.Option(help="What policies think a step takes.")] = None,
-    concurrency: Annotated[list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..256.")] = None,
+    concurrency: Annotated[
+        list[str] | None, typer.Option(metavar="USERS", help="Users of a closed loop: 64, 1,8,64, or 1..256.")
+    ] = None,
     think_s: options.ThinkSeconds = 0.0,
     requests: options.Requests = None,
     staggered: options.Staggered = False,
@@ -71,7 +73,7 @@ def simulate(
     seconds: Annotated[float, typer.Option(help="Seconds of simulated time, for each point.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Same seed, same requests, whatever the policy.")] = 0,
     replications: Annotated[int, typer.Option(help="Seeds for every point, counted on from --seed.")] = 1,
-    sla: Annotated[list[str] | None, typer.Option(help=f"A promise, as {USAGE} (repeatable).")] = None,
+    sla: Annotated[list[str] | None, typer.Option(metavar="PROMISE", help=f"A promise, as {USAGE} (repeatable).")] = None,
     share: options.Share = "95%",
     engine: Annotated[str, typer.Option(help="That is to run it: vllm, sglang, tensorrt-llm, llama.cpp or any.")] = "vllm",
     decision_draws: Annotated[
@@ -146,10 +148,9 @@ def simulate(
                     store, run_id, plan, watcher,
                     drafting=drafting, actors=actors, ray_address=ray_address, rows=rows,
                 )  # fmt: skip
+        stops.finished(f"sweep {sweep_id}", ["show", sweep_id, "--out", str(out)])
         print_layouts(store, sweep_id, as_json=as_json)
         came = store.simulations(sweep_id)
-        if came and all(row["error"] for row in came):
-            raise InputError(f"sweep {sweep_id}: nothing could be simulated: {came[0]['error']}")
         for own in (str(one) for one in read_plan(store.sweep(sweep_id)["plan"], SweepPlan).policies or () if one.own):
             wrong = [row["error"] for row in came if row["policy"] == own]
             if wrong and all(wrong):

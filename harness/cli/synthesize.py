@@ -28,15 +28,20 @@ def synthesize(
     survival: Annotated[
         list[str] | None,
         typer.Option(
-            help="Share of all drafts accepted at position 1, 2, …, as vLLM logs it: .72,.53,.38 (or math=.8,.6,.5)."
+            metavar="SHARES",
+            help="Share of all drafts accepted at position 1, 2, …, as vLLM logs it: .72,.53,.38 (or math=.8,.6,.5).",
         ),
     ] = None,
     conditional: Annotated[
-        list[str] | None, typer.Option(help="Share of the drafts accepted so far, by position: .72,.74,.72 (or math=…).")
+        list[str] | None,
+        typer.Option(metavar="SHARES", help="Share of the drafts accepted so far, by position: .72,.74,.72 (or math=…)."),
     ] = None,
     accepted_length: Annotated[
         list[str] | None,
-        typer.Option(help="Tokens per round, bonus token included, all positions alike: 3.4 (or math=4.1); with --gamma."),
+        typer.Option(
+            metavar="TOKENS",
+            help="Tokens per round, bonus token included, all positions alike: 3.4 (or math=4.1); with --gamma.",
+        ),
     ] = None,
     gamma: Annotated[int | None, typer.Option(help="Tokens drafted each round.")] = None,
     drafter: Annotated[

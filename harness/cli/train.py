@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from simulator.hardware.roofline import Device, Model
     from simulator.hardware.training import TrainingCost
 
-_DATA, _MODEL, _COURSE, _DRY = "What it learns from", "What it is", "How it is trained", "An estimate alone"
 _OF_DRY_RUN = ("hardware", "gpus", "tokens", "sequence_tokens")
 _OF_BOTH = ("kind", "target", "gamma", "epochs", "anchors", "dry_run", "as_json")
 _DEFAULT = Recipe()
@@ -29,108 +28,87 @@ _DEFAULT = Recipe()
 
 def train(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Argument(help="What is trained: dspark, dflash, eagle3 or mtp.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="What is trained: dspark, dflash, eagle3 or mtp.")
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(help="Folder, hub id or GGUF file, `smollm2`, or a pair; with --dry-run a known one or a config.json."),
     ] = None,
     responses: Annotated[
         list[Path] | None,
-        typer.Option(help="The target's answers, as `harness regenerate` writes them (repeatable).", rich_help_panel=_DATA),
+        typer.Option(
+            metavar="FILE",
+            help="The target's answers, as `harness regenerate` writes them (repeatable).",
+        ),
     ] = None,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="What was asked, where --responses do not say (repeatable).", rich_help_panel=_DATA),
+        typer.Option(metavar="FILE", help="What was asked, where --responses do not say (repeatable)."),
     ] = None,
-    chat_template: Annotated[
-        str | None, typer.Option(metavar="FILE|plain", help="Which they were asked with.", rich_help_panel=_DATA)
-    ] = None,
-    thinking: Annotated[
-        bool, typer.Option(help="Whether these answers were asked for with a thinking section.", rich_help_panel=_DATA)
-    ] = False,
-    max_tokens: Annotated[
-        int, typer.Option(help="Longer texts are cut there.", rich_help_panel=_DATA)
-    ] = _DEFAULT.max_tokens,
+    chat_template: Annotated[str | None, typer.Option(metavar="FILE|plain", help="Which they were asked with.")] = None,
+    thinking: Annotated[bool, typer.Option(help="Whether these answers were asked for with a thinking section.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Longer texts are cut there.")] = _DEFAULT.max_tokens,
     held_out: Annotated[
-        float, typer.Option(help="Share of prompts, by a hash, that are never trained on.", rich_help_panel=_DATA)
+        float, typer.Option(help="Share of prompts, by a hash, that are never trained on.")
     ] = _DEFAULT.held_out,
     cache: Annotated[
         str,
-        typer.Option(help="Disk for the target's states, as 20GB; others are computed anew.", rich_help_panel=_DATA),
+        typer.Option(help="Disk for the target's states, as 20GB; others are computed anew."),
     ] = "0",
-    layers: Annotated[int | None, typer.Option(help="Layers; by default 5, eagle3 1.", rich_help_panel=_MODEL)] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers; by default 5, eagle3 1.")] = None,
     taps: Annotated[
         str | None,
-        typer.Option(help="Target layers it reads, from 0, as 1,9,17; by default as published.", rich_help_panel=_MODEL),
+        typer.Option(help="Target layers it reads, from 0, as 1,9,17; by default as published."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of dspark's sequential head; 256.", rich_help_panel=_MODEL)] = None,
-    gamma: Annotated[
-        int | None, typer.Option(help="Tokens drafted a round; by default 7, mtp 1.", rich_help_panel=_MODEL)
-    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of dspark's sequential head; 256.")] = None,
+    gamma: Annotated[int | None, typer.Option(help="Tokens drafted a round; by default 7, mtp 1.")] = None,
     vocabulary: Annotated[
         int | None,
-        typer.Option(help="Tokens it can say: the most frequent of the answers; by default all.", rich_help_panel=_MODEL),
+        typer.Option(help="Tokens it can say: the most frequent of the answers; by default all."),
     ] = None,
     written_as: Annotated[
         Literal["auto", "deepspec", "speculators"],
-        typer.Option("--format", help="The published format it is written in.", rich_help_panel=_MODEL),
+        typer.Option("--format", help="The published format it is written in."),
     ] = "auto",
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Go on from a drafter, in place of these.", rich_help_panel=_MODEL),
+        typer.Option("--from", help="Go on from a drafter, in place of these."),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option(help="Folder of the checkpoint; by default in --out, in drafters.", rich_help_panel=_MODEL)
-    ] = None,
-    epochs: Annotated[
-        float, typer.Option(help="How often the texts are read, at most.", rich_help_panel=_COURSE)
-    ] = _DEFAULT.epochs,
-    steps: Annotated[int | None, typer.Option(help="Steps at most, in place of --epochs.", rich_help_panel=_COURSE)] = None,
-    batch: Annotated[int, typer.Option(help="Texts of a step.", rich_help_panel=_COURSE)] = _DEFAULT.batch,
-    accumulate: Annotated[
-        int, typer.Option(help="Parts of a step, for less memory.", rich_help_panel=_COURSE)
-    ] = _DEFAULT.accumulate,
-    anchors: Annotated[
-        int | None, typer.Option(help="Blocks drafted in a text at once; 32, of --dry-run 512.", rich_help_panel=_COURSE)
-    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the checkpoint; by default in --out, in drafters.")] = None,
+    epochs: Annotated[float, typer.Option(help="How often the texts are read, at most.")] = _DEFAULT.epochs,
+    steps: Annotated[int | None, typer.Option(help="Steps at most, in place of --epochs.")] = None,
+    batch: Annotated[int, typer.Option(help="Texts of a step.")] = _DEFAULT.batch,
+    accumulate: Annotated[int, typer.Option(help="Parts of a step, for less memory.")] = _DEFAULT.accumulate,
+    anchors: Annotated[int | None, typer.Option(help="Blocks drafted in a text at once; 32, of --dry-run 512.")] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak rate of tables, norms and heads (AdamW).", rich_help_panel=_COURSE)
+        float, typer.Option(help="Peak rate of tables, norms and heads (AdamW).")
     ] = _DEFAULT.learning_rate,
-    matrix_rate: Annotated[
-        float, typer.Option(help="Peak rate of hidden matrices (Muon).", rich_help_panel=_COURSE)
-    ] = _DEFAULT.matrix_rate,
-    evaluations: Annotated[
-        int, typer.Option(help="How often held-out answers are drafted on.", rich_help_panel=_COURSE)
-    ] = _DEFAULT.evaluations,
-    evaluated: Annotated[
-        int, typer.Option(help="Held-out answers of a domain, at most.", rich_help_panel=_COURSE)
-    ] = _DEFAULT.evaluated,
+    matrix_rate: Annotated[float, typer.Option(help="Peak rate of hidden matrices (Muon).")] = _DEFAULT.matrix_rate,
+    evaluations: Annotated[int, typer.Option(help="How often held-out answers are drafted on.")] = _DEFAULT.evaluations,
+    evaluated: Annotated[int, typer.Option(help="Held-out answers of a domain, at most.")] = _DEFAULT.evaluated,
     patience: Annotated[
-        int, typer.Option(help="Evaluations without a longer accepted length, then it stops.", rich_help_panel=_COURSE)
+        int, typer.Option(help="Evaluations without a longer accepted length, then it stops.")
     ] = _DEFAULT.patience,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Of matrix products; by default what is measured to be fastest.", rich_help_panel=_COURSE),
+        typer.Option(help="Of matrix products; by default what is measured to be fastest."),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.", rich_help_panel=_COURSE)] = 0,
-    processes: Annotated[int, typer.Option(help="Processes, or GPUs, that share every step.", rich_help_panel=_COURSE)] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes, or GPUs, that share every step.")] = 1,
     shard: Annotated[
         bool,
-        typer.Option(help="Each holds a share of the target's layers: for one that does not fit.", rich_help_panel=_COURSE),
+        typer.Option(help="Each holds a share of the target's layers: for one that does not fit."),
     ] = False,
     ray_address: RayAddress = None,
     resume: Annotated[str | None, typer.Option(metavar="NAME", help="Go on with a training that was stopped.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option(help="Say what it would take on GPUs, and train nothing.", rich_help_panel=_DRY)
-    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would take on GPUs, and train nothing.")] = False,
     hardware: Annotated[
-        str, typer.Option(help="The GPU: h100, h200, or another of `harness hardware list`.", rich_help_panel=_DRY)
+        str, typer.Option(help="Of --dry-run: the GPU, h100, h200, or another of `harness hardware list`.")
     ] = "h100",
-    gpus: Annotated[int, typer.Option(help="GPUs that share the texts.", rich_help_panel=_DRY)] = 1,
-    tokens: Annotated[
-        float, typer.Option(help="Tokens of the text that is trained on, as 1e8.", rich_help_panel=_DRY)
-    ] = 1e8,
-    sequence_tokens: Annotated[int, typer.Option(help="Length of a text.", rich_help_panel=_DRY)] = 4096,
+    gpus: Annotated[int, typer.Option(help="Of --dry-run: GPUs that share the texts.")] = 1,
+    tokens: Annotated[float, typer.Option(help="Of --dry-run: tokens of the text that is trained on, as 1e8.")] = 1e8,
+    sequence_tokens: Annotated[int, typer.Option(help="Of --dry-run: length of a text.")] = 4096,
     out: WritableOut = Path("runs"),
     as_json: AsJson = False,
 ) -> None:

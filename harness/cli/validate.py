@@ -26,12 +26,17 @@ def validate(
         typer.Option(help="A profile to simulate with; by default this machine is measured, between live slices."),
     ] = None,
     concurrency: Annotated[
-        list[str] | None, typer.Option(help="Users of a closed loop: 64, 1,8,64, or 1..32; the default.")
+        list[str] | None, typer.Option(metavar="USERS", help="Users of a closed loop: 64, 1,8,64, or 1..32; the default.")
     ] = None,
-    drafter: Annotated[list[str] | None, typer.Option(help="Only this drafter (repeatable); none is one.")] = None,
+    drafter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this drafter (repeatable); none is one.")
+    ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="Policies, as fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler."),
+        typer.Option(
+            metavar="POLICY",
+            help="Policies, as fixed:3,threshold:0.5 (repeatable); by default fixed:γ and prefix_scheduler.",
+        ),
     ] = None,
     drafting: Annotated[
         Literal["sampled", "greedy"] | None,

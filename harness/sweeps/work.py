@@ -157,10 +157,12 @@ def _finish(
             row = _row(point, recordings, result, wall_s)
             store.add_simulation({"sweep_id": sweep_id, "run_id": run_id, "drafting": plan.drafting, **row}, profiles)
             watcher.advance("simulating", number, len(every))
-    store.finish_sweep(sweep_id)
     with store.reading() as connection:
         stored = {row.point: row for row in read_simulations(connection, sweep_id)}
     simulated = [(point, stored[point.number]) for point in every if point.number in stored]
+    if simulated and all(row.error for _, row in simulated):
+        raise InputError(f"nothing could be simulated: {simulated[0][1].error}")
+    store.finish_sweep(sweep_id)
     if plan.against is not None:
         keep_contrasts(store, sweep_id, list(contrasts(plan, plan.against, simulated, recordings, watcher)))
     if plan.decision_draws:

@@ -225,6 +225,8 @@ def _class_of(file: str, class_name: str, digest: str, text: str) -> type[Policy
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
         own = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         there = f"; its classes are {', '.join(own)}" if own else ""
+        if isinstance(kind, type):
+            raise InputError(f"policy {shown}: the class {class_name} is no subclass of simulator.policies.Policy")
         raise InputError(f"policy {shown}: no subclass of simulator.policies.Policy of that name in the file{there}")
     if missing := sorted(getattr(kind, "__abstractmethods__", ())):
         raise InputError(f"policy {shown}: lacks {', '.join(missing)}")

@@ -82,6 +82,8 @@ class PolicySpec:
             known(self.name).check(self.parameter)
             return
         if self.name not in _FORMS:
+            if self.name.endswith(".py"):
+                raise InputError(f"policy {self}: a policy of your own is written FILE.py:CLASS, with the name of its class")
             raise InputError(
                 f"policy {self}: no such policy; there are {', '.join(POLICIES)}, and FILE.py:CLASS of your own"
             )

@@ -10,10 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from harness.cli.app import app as harness_app
 from harness.cluster import Cluster
 from harness.recording.pair import BUNDLED_PAIRS
 from results.store.database import Store
@@ -22,6 +26,7 @@ from simulator.errors import InputError
 from simulator.records import Recording
 from tests.harness.test_run import harness
 from tests.results.test_store import INFO, RESPONSE
+from tuner.cli.app import app as tuner_app
 
 TINY = BUNDLED_PAIRS.parents[2] / "drafters" / "tiny"
 
@@ -33,6 +38,20 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("program", [harness_app, tuner_app], ids=["harness", "tuner"])
+def test_help_names_every_command_and_option_whole(program: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    commands: Any = typer.main.get_command(program)
+    listed = CliRunner().invoke(program, ["--help"], terminal_width=80).stdout
+    for name, command in commands.commands.items():
+        assert command.get_short_help_str(limit=1000) in " ".join(listed.split())
+        shown = CliRunner().invoke(program, [*name.split(), "--help"], terminal_width=80).stdout
+        assert max(map(len, shown.splitlines())) <= 80
+        for parameter in command.params:
+            assert parameter.param_type_name != "option" or parameter.hidden or parameter.opts[0] in shown
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,21 @@ def test_a_policy_of_ones_own_that_breaks_everywhere_is_no_success(out: Path, tm
     assert (done.returncode, "fixed:3" in done.stdout) == (2, True)
     [sentence] = [line for line in done.stderr.splitlines() if "could not be simulated" in line]
     assert "peek.py:Peek" in sentence
+    assert "--resume" not in sentence  # which would break as it did
+
+
+def test_of_what_breaks_everywhere_nothing_is_left(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "peek.py").write_text(PEEKS)
+    asked = ("--policy", f"{tmp_path}/peek.py:Peek", "--concurrency", "4", "--drafter", "dspark", "--decision-draws", "0")
+    before = Store(out / "specyard.duckdb").sweep("latest")["sweep_id"]
+    done = harness("simulate", *QUICK, *asked, "--out", str(out))
+    assert (done.returncode, done.stdout) == (2, "")
+    sentence = done.stderr.splitlines()[-1]
+    assert "peek.py:Peek" in sentence
+    assert "--resume" not in sentence
+    with Store(out / "specyard.duckdb").reading() as con:
+        newest = con.execute("SELECT sweep_id FROM sweeps ORDER BY created_at DESC LIMIT 1").fetchone()
+    assert newest == (before,)
 
 
 def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`tuner export`: the winner as a configuration to serve with."""
+"""`tuner export`: what is to be run, as a configuration to serve with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export(
     concurrency: Annotated[int | None, typer.Option(help="Only for so many users, of a study over several loads.")] = None,
     out: Out = Path("runs"),
 ) -> None:
-    """Write the winner as a configuration to serve with."""
+    """Write what a study says to run, as a configuration to serve with."""
     from results.store.database import Store
     from results.store.studies import Studies
 

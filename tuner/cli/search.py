@@ -29,7 +29,9 @@ def search(
     captured: options.Captured = None,
     concurrency: Annotated[
         list[str] | None,
-        typer.Option(help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."),
+        typer.Option(
+            metavar="USERS", help="Users of a closed loop: 64, 1,8,64, 1..256 for a table, or with weights 8=0.5,64=0.5."
+        ),
     ] = None,
     think_s: options.ThinkSeconds = 0.0,
     requests: options.Requests = None,
@@ -44,13 +46,17 @@ def search(
         Literal["throughput", "tps", "goodput", "pareto"] | None,
         typer.Option(help="What to make large; by default throughput with --concurrency, else a user's tps."),
     ] = None,
-    sla: Annotated[list[str] | None, typer.Option(help=f"A promise to keep, as {USAGE} (repeatable).")] = None,
+    sla: Annotated[
+        list[str] | None, typer.Option(metavar="PROMISE", help=f"A promise to keep, as {USAGE} (repeatable).")
+    ] = None,
     share: options.Share = "95%",
     mix: options.Mix = None,
     drafter: Annotated[
-        list[str] | None, typer.Option(help="Only this drafter (repeatable); `none` is always tried.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only this drafter (repeatable); `none` is always tried.")
     ] = None,
-    policy: Annotated[list[str] | None, typer.Option(help="Only this kind of policy, as fixed,prefix_scheduler.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="POLICY", help="Only this kind of policy, as fixed,prefix_scheduler.")
+    ] = None,
     drafting: Annotated[
         Literal["sampled", "greedy"] | None,
         typer.Option(help="How drafts are chosen; by default greedy, as vLLM does, which winners are exported for."),
