@@ -103,7 +103,7 @@ def test_no_winner_at_one_load_names_the_way_out_to_the_others() -> None:
     loads = {Users(8): won, Users(64): found_with()}
     study = msgspec.structs.replace(study_of(loads=list(loads)), loads=loads)
     with pytest.raises(AnswerIsNo, match=r"no winner at 64 users.*--concurrency .*: 8$"):
-        _winners(study, None, VLLM)
+        _winners(study, None, VLLM, Path("runs"))
 
 
 def test_a_load_at_which_nothing_is_recommended_is_said() -> None:
@@ -291,7 +291,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, found: AtLoad) -> Any:
     monkeypatch.setattr("tuner.export.read_study", lambda store, name: study)
     drafters = {name: {"kind": name, "checkpoint": f"org/{name}"} for name in ("dspark", "mtp", "eagle3")}
     run = {"target": {"source": "Qwen/Qwen3-4B"}, "drafters": drafters, "sampling": {"temperature": 0.7}}
-    return SimpleNamespace(run=lambda name: run)
+    return SimpleNamespace(run=lambda name: run, file=Path("runs/specyard.duckdb"))
 
 
 def content(monkeypatch: pytest.MonkeyPatch, found: AtLoad) -> dict[str, Any]:
