@@ -290,12 +290,9 @@ def _otherwise(load: Load, study: StoredStudy, run: Configuration, engine: Servi
     if decision is None or decision.candidate is None:
         return []
     if decision.candidate == run:
-        best = None if winner is None else winner.configuration
-        return (
-            []
-            if best in (None, run)
-            else [f"the search's best at {load.label} is not what was decided for: {best.with_cap}"]
-        )
+        if winner is None or winner.configuration == run:
+            return []
+        return [f"not the search's best at {load.label}, which was {winner.configuration.with_cap}"]
     why = refused(engine, decision.candidate, study.target or "")
     told = f"{decision.candidate.with_cap}{f' ({why})' if why else ''}"
     return [f"decided for {load.label}: {told}; this is the search's winner instead"]
