@@ -128,8 +128,10 @@ def conventions(settings: Settings, assumed: Collection[str] = ()) -> dict[str, 
         if field.name in _SHOWN and not moot.get(field.name):
             told[_SHOWN[field.name]] = getattr(settings, field.name)
     turned = settings.shape.rotary
-    kind, base = turned.get("rope_type", "default").replace("default", "plain"), turned.get("rope_theta")
+    kind, base = turned.get("rope_type", "default"), turned.get("rope_theta")
     if settings.embedding_scale != 1 or "embeddings" in assumed:
         told["embeddings"] = f"× {settings.embedding_scale:g}"
-    told["rotary"] = f"{kind}, base {base:g}" + (", interleaved" if turned.get("interleaved") else "")
+    told["rotary"] = f"{'plain' if kind == 'default' else kind}, base {base:g}" + (
+        ", interleaved" if turned.get("interleaved") else ""
+    )
     return {word: marked(word, value, assumed) for word, value in told.items()}

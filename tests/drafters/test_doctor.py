@@ -89,7 +89,7 @@ def test_one_answer_hides_neither_what_is_better_in_all_others_nor_what_is_bette
     assert found.gain(readings[2])[1] < 0 < found.gain(readings[2])[0]
     assert found.ahead(readings[2])[1] == 24
     assert found.better is readings[best]
-    assert (readings[1] in found.alike) is False
+    assert readings[1] not in found.alike
 
 
 def test_of_angles_that_cannot_be_told_apart_the_targets_are_taken() -> None:

@@ -89,6 +89,16 @@ def test_a_drafter_that_is_not_read_is_told_before_its_target_is(
         check_sources(Pair(own, {"mine": draft}))
 
 
+def test_a_drafter_of_a_target_with_other_layers_is_told_before_its_target_is(tmp_path: Path) -> None:
+    for name, layers in (("same", 8), ("other", 7)):
+        draft = folder(tmp_path / name, {"architectures": ["DFlashDraftModel"], "num_target_layers": layers})
+        save_file({"fc.weight": np.zeros((1, 3), np.float32)}, Path(draft) / "model.safetensors")
+    own = folder(tmp_path / "target", {**TARGET, "num_hidden_layers": 8}, "{{ 1 }}")
+    check_sources(Pair(own, {"mine": str(tmp_path / "same")}))
+    with pytest.raises(InputError, match=r"^checkpoint .*other: num_target_layers is 7, but the target has 8"):
+        check_sources(Pair(own, {"mine": str(tmp_path / "other")}))
+
+
 def test_a_target_without_a_template_is_told_where_it_is_asked(tmp_path: Path) -> None:
     bare = folder(tmp_path / "target", TARGET)
     with pytest.raises(InputError, match=r"--chat-template plain"):

@@ -40,7 +40,7 @@ from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
-from tuner.display import _print_table_of_all_loads
+from tuner.display import _print_table_of_all_loads, print_study
 from tuner.export import _winners, better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs
@@ -104,6 +104,31 @@ def test_no_winner_at_one_load_names_the_way_out_to_the_others() -> None:
     study = msgspec.structs.replace(study_of(loads=list(loads)), loads=loads)
     with pytest.raises(AnswerIsNo, match=r"no winner at 64 users.*--concurrency .*: 8$"):
         _winners(study, None, VLLM, Path("runs"))
+
+
+def test_of_a_study_that_is_not_finished_the_command_to_go_on_is_named() -> None:
+    study = msgspec.structs.replace(study_of(), finished=False, loads={Users(64): found_with()})
+    with pytest.raises(AnswerIsNo, match=r"not finished; go on with: tuner search --resume abc --out .*elsewhere"):
+        _winners(study, None, VLLM, Path("elsewhere"))
+
+
+def test_a_study_of_one_load_ends_with_what_is_to_be_run_and_its_table_marks_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    won = msgspec.structs.replace(WON, figures={**FIGURES, "p95_ttft": 0.1, "tau": 3.0})
+    confirmed = msgspec.structs.replace(won, role="default", place=1, configuration=plain(64))
+    tried = {"cut": 0, "failed": 0, "whole": 2}
+    found = msgspec.structs.replace(
+        FOUND, winner=won, beside=[confirmed], decision=decided(plain(64), VLLM, "vllm serve X"), trials=tried
+    )
+    study = msgspec.structs.replace(study_of(loads=[Users(64)]), loads={Users(64): found})
+    monkeypatch.setattr("tuner.display.read_study", lambda store, name: study)
+    print_study(cast("Any", SimpleNamespace(file=Path("runs/specyard.duckdb"))), "abc", as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    [marked] = [i for i, line in enumerate(lines) if "to be run" in line and "none" in line]
+    command = next(i for i, line in enumerate(lines) if "vllm serve X" in line)
+    assert marked < command
+    assert not any("fixed:7" in line and "to be run" in line for line in lines)
 
 
 def test_a_load_at_which_nothing_is_recommended_is_said() -> None:
