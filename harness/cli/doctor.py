@@ -123,7 +123,7 @@ def _examined(checkpoint: str, pair: Pair, prompts: Sequence[str], max_new_token
 
 def _corrected(seen: _Examined, checkpoint: str, folder: Path) -> tuple[str | None, str]:
     """Write the checkpoint as its best reading declares it: (in which format, why not)."""
-    from drafters.doctor import read_otherwise
+    from drafters.conventions import read_otherwise
 
     better = seen.found.better if seen.found.beats_chance else None
     if better is None:
@@ -204,6 +204,8 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     )
     if alone := [name for name in found.impossible if " and " not in name]:
         say(console, f"its tensors cannot be read with {', '.join(alone)}")
+    if found.dismissed:
+        say(console, f"no better on a third of the answers, and not read on: {', '.join(found.dismissed)}")
     if found.beats_chance and found.better is None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
@@ -249,6 +251,7 @@ def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
         "best": found.best.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
         "positions": int(found.anchors.sum()), "texts": len(found.anchors),
         "alike": [reading.variant.name for reading in found.alike], "impossible": list(found.impossible),
+        "dismissed": list(found.dismissed),
         "table": [_line(found, reading) for reading in found.readings],
     }  # fmt: skip
 

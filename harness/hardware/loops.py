@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.steps import Steps, Walk, stepped
-from harness.hardware.terms import TERMS, VARIED, Base, Factors, TermName, launched, part_of
+from harness.hardware.terms import TERMS, VARIED, Base, Factors, TermName, launched
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
@@ -260,7 +260,7 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
 
     def part(name: TermName) -> Walk:
         hangs_on = base.captured if name not in _ELSEWHERE else name == "draft_pass" and point.kind in base.one_by_one
-        return walk((name, hangs_on), lambda: part_of(base, name))
+        return walk((name, hangs_on), lambda: base.parts[name])
 
     def floor(seconds: float) -> Walk:
         return walk((seconds, base.captured), lambda: launched(base, seconds))
@@ -369,7 +369,7 @@ def timed(point: MeasuredPoint, base: Base) -> Timed:
         raise InputError(f"context {point.context} of {users} users: {base.profile.name} holds {room:,} tokens")
     seconds = {}
     for name in base.linear:
-        cost = cost_of(part_of(base, name), point.policy, recorded.trace, users, step_tokens)
+        cost = cost_of(base.parts[name], point.policy, recorded.trace, users, step_tokens)
         seconds[name] = cost.step(load, gamma, users * gamma, Longest(gamma, point.context or 0)).seconds
     return Timed(users, seconds, float(step_tokens > base.captured))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -110,7 +111,7 @@ _NOTHING_S: Final = 1e-15
 """What a pass takes in a profile of which only another part is left: a pass has to take time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Base:
     """What terms are factors on."""
 
@@ -208,6 +209,11 @@ class Base:
             "variety": profile.variety_s or VARIETY_SHARE * one_s,
         }
 
+    @cached_property
+    def parts(self) -> dict[TermName, Profile]:
+        """The profile with one term of it left at a factor of 1, by term: it is the sum of these, launching apart."""
+        return {name: _part_of(self, name) for name in self.terms}
+
     @property
     def linear(self) -> tuple[TermName, ...]:
         """The terms that a step's time is a sum of; launching is no sum, but the least that a pass takes."""
@@ -232,8 +238,7 @@ def _moves(rate: str) -> TermName:
     return _OF_RATES.get(rate, "step" if rate in rates("host") else "target")
 
 
-def part_of(base: Base, name: TermName) -> Profile:
-    """The base profile with one term of it left, at a factor of 1: the profile is the sum of these, launching apart."""
+def _part_of(base: Base, name: TermName) -> Profile:
     profile, units = base.profile, base.units
     nothing = Curve((1,), (_NOTHING_S,))
     drafts = {drafter: _of_draft(curve, 0.0, 0.0, False) for drafter, curve in profile.draft.items()}
@@ -280,7 +285,7 @@ def part_of(base: Base, name: TermName) -> Profile:
 
 def launched(base: Base, floor_s: float) -> Profile:
     """What launching adds to the target's passes outside of captured sizes, none of which is shorter than `floor_s`."""
-    none, curve = part_of(base, "launch"), _eager(base.profile)
+    none, curve = base.parts["launch"], _eager(base.profile)
     counts = np.array(sorted({*curve.counts, base.captured, base.captured + 1}))
     rest_s = curve.at(counts) - base.profile.logits_s_per_token * counts  # of Profile.outside
     more = np.where(counts > base.captured, np.maximum(floor_s - rest_s, 0.0), 0.0)
@@ -289,8 +294,7 @@ def launched(base: Base, floor_s: float) -> Profile:
 
 def with_factors(base: Base, factors: Factors) -> Profile:
     """The base profile under factors, one for every term."""
-    parts = {name: part_of(base, name) for name in base.linear}
-
+    parts = {name: base.parts[name] for name in base.linear}
     width = base.profile.context_by_width
     totals: dict[str, Any] = {
         rate: sum(factors[name] * getattr(part, rate) for name, part in parts.items()) for rate in rates("host", "target")

@@ -336,7 +336,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     if not bins:
         return _unfitted(profile, kind, context, acceptance, seed)
     from harness.hardware.calibration import calibrate, simulated
-    from harness.hardware.terms import Base, part_of
+    from harness.hardware.terms import Base
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
@@ -354,7 +354,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     if np.abs(found.log_factors / [found.prior(name) for name in found.names]).max() > _UNLIKE:
         raise _unlike(profile, bins)
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
-    parts = {name: part_of(base, name) for name in base.linear}
+    parts = {name: base.parts[name] for name in base.linear}
 
     @cache
     def of(k: int, running: float) -> Floats:

@@ -20,7 +20,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from drafters.checkpoints import facts_of, read_declared
-from drafters.doctor import LONGER, Diagnosis, Reading, Variant, diagnose, flips, gammas, texts_of
+from drafters.conventions import Variant, flips, gammas, neighbours
+from drafters.doctor import LONGER, Diagnosis, Reading, diagnose, texts_of
 from drafters.formats.contract import Declared
 from drafters.formats.files import Checkpoint
 from drafters.formats.registry import declare
@@ -238,6 +239,23 @@ def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target
     assert "the sequential head" in tried(zlab, target, "markov_head.markov_w1.weight")
 
 
+def test_each_of_several_taps_is_asked_about_by_itself(target: Target) -> None:
+    declared = declare(Checkpoint("mine", PUBLISHED["DFlash (z-lab, SpecForge)"]), facts_of(target))
+    settings = replace(declared.settings, taps=(-1, 0, 2))
+    found = {variant.name: variant.changes["taps"] for variant in neighbours(settings, target)}
+    assert found == {
+        "tap h[2] for h[1]": (-1, 1, 2), "tap h[2] for h[3]": (-1, 0, 1), "tap h[4] for h[3]": (-1, 0, 3)
+    }  # fmt: skip
+    assert not list(neighbours(replace(settings, taps=(3,)), target))
+
+
+def test_what_was_dismissed_counts_in_how_sure_one_is() -> None:
+    found = diagnosis(1.0, 1.5)
+    unsure = replace(found, dismissed=("tap h[1] for h[2]",) * 99)
+    assert unsure.error == pytest.approx(found.error / 100)
+    assert unsure.gain(found.readings[1])[1] < found.gain(found.readings[1])[1]
+
+
 def test_every_length_of_block_in_either_layout_has_its_text_and_counts_alike(target: Target) -> None:
     """Of the shortest reading's positions all are compared; the longest one's are all among the answers'."""
     raw = {**PUBLISHED["DFlash (z-lab, SpecForge)"], "layer_types": None, "use_sliding_window": False, "block_size": 5}
@@ -269,6 +287,15 @@ def taps(step: int) -> Callable[[dict[str, Any], Tensors], None]:
         for of in (raw, *(value for value in raw.values() if isinstance(value, dict))):
             for field in [field for field in of if field.endswith("layer_ids")]:
                 of[field] = [i + step for i in of[field]]
+
+    return wrong
+
+
+def tap(place: int, step: int) -> Callable[[dict[str, Any], Tensors], None]:
+    def wrong(raw: dict[str, Any], _: Tensors) -> None:
+        for of in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+            for field in [field for field in of if field.endswith("layer_ids")]:
+                of[field] = [one + step * (i == place) for i, one in enumerate(of[field])]
 
     return wrong
 
@@ -324,6 +351,13 @@ def less_one(_: dict[str, Any], tensors: Tensors) -> None:
         ("zlab_dflash", taps(-1), "taps one higher"),
         ("speculators_mtp", reversed_pairs, "order feature, embedding"),
         ("specforge_dspark", said("markov_rank", 0, "dflash_config"), "the sequential head"),  # its tensors are left
+        ("zlab_dflash", said("mask_token_id", 0, "dflash_config"), "mask token 3 for 0"),
+        ("deepspec_gemma4_dspark", said("mask_token_id", 1), "mask token 3 for 1"),
+        # One of several taps.
+        ("speculators_eagle3", tap(1, -1), "tap h[4] for h[3]"),
+        ("eagle3_nvidia", tap(0, 1), "tap h[1] for h[2]"),
+        ("zlab_dflash", tap(3, 1), "tap h[6] for h[7]"),
+        ("speculators_dspark_anchor_first", tap(0, 1), "tap h[1] for h[2]"),
         # Two at once: the second counts little while the first is wrong, or neither leaves anything by itself.
         ("eagle3_specforge", together(taps(1), said("norm_output", True)), "taps one lower and fed back before the norm"),
         ("eagle3_nvidia", together(taps(-1), said("norm_before_fc", False, "eagle_config")),

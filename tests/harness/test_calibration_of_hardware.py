@@ -22,7 +22,7 @@ from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened
 from harness.hardware.measured import MeasuredPoint, base_profile, losing, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
 from harness.hardware.steps import stepped
-from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, part_of, with_factors
+from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST
 from simulator.errors import InputError
@@ -89,7 +89,7 @@ def test_a_loop_under_factors_is_the_sum_of_its_parts(row: str, tmp_path: Path) 
 def test_every_rate_is_moved_by_one_term_and_lost_by_none(rate: str) -> None:
     own = 3e-7 if rate == "logits_s_per_token" else 3e-4  # which is a part of a pass
     made = replace(PROFILE, **{rate: own})
-    parts = [getattr(part_of(Base.of(made, 512), name), rate) for name in TERMS]
+    parts = [getattr(Base.of(made, 512).parts[name], rate) for name in TERMS]
     assert sum(value == own for value in parts) == 1
     doubled = with_factors(Base.of(made, 512), dict.fromkeys(TERMS, 2.0))
     assert getattr(doubled, rate) == pytest.approx(2 * own)

@@ -173,6 +173,7 @@ def test_every_engine_and_every_response_has_its_own(tmp_path: Path) -> None:
         (ALL, "mine.py:All:3", "takes no parameter: its class has no `parameters`"),
         ("class All:\n    pass\n", "mine.py:All", "the class All is no subclass of simulator.policies.Policy"),
         (ALL, "mine.py:All:", "is written FILE.py:CLASS or FILE.py:CLASS:PARAMETER"),
+        (ALL, "mine.py", "is written FILE.py:CLASS, with the name of its class"),
         (ALL, "mine.py:All#01234567", "has changed since, to #"),
         (ALL, "yours.py:All", "No such file"),
         (THRESHOLD, "mine.py:Mine:high", "line 12: could not convert string to float: 'high'"),
