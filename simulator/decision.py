@@ -329,6 +329,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     better: Gain | None = None
     """What the best that the engine cannot run would add."""
     draws: int = 0
+    tried: int | None = None
+    """Configurations that its study had tried, at all loads, when this was decided; None of a sweep."""
     errors: dict[str, float] = {}
     """Relative standard errors of the profile's parts that were drawn."""
     next: str = ""

@@ -12,7 +12,7 @@ import msgspec
 
 from harness.console import Watcher
 from results.store.database import Store
-from results.store.decisions import keep_decision, models_of
+from results.store.decisions import models_of
 from results.store.recordings import accepted_otherwise
 from results.store.studies import K_BY_BATCH, Studies, StudyConfirmation, StudySensitivity
 from simulator.capacity import shorter
@@ -161,48 +161,73 @@ def _finish(
     studies: Studies, study_id: str, run_id: str, plan: StudyPlan, found: StudyInputs, searched: dict[Load, list[Trial]],
     chosen: Sequence[Configuration], run: Run, watcher: Watcher,
 ) -> None:  # fmt: skip
-    """Confirm winners, decide, ask how far what is to be run holds among what the engine can run, and keep it all."""
-    confirmations, sensitive = list[StudyConfirmation](), list[StudySensitivity]()
+    """Confirm winners, decide, and ask how far what is to be run holds, at each load and then at the others, as far as none
+    of that is kept."""
+    end = _End(studies.store, run_id, plan, found, searched, chosen, run, watcher)
     told: dict[Load, Configuration] = {}  # what is to be run, or the search's winner where nothing can be recommended
-    decisions: list[Decision] = []
-    traffic = found.traffic.trace(TraceKey(PART, found.plain))
-    mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
-    models, note = models_of(studies.store.run(run_id)), accepted_otherwise(studies.store, run_id, plan.drafting)
-    for_all = _table_for_all(plan, found, searched)
-    for number, (load, trials) in enumerate(searched.items()):
-        scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
+    kept = studies.concluded(study_id)
+    for number, load in enumerate(searched):
         watcher.advance("confirming", number, len(searched))
-        what = Confirmation(
-            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.confirmation_draws,
-            drafting=plan.drafting, temperature=models.temperature,
-        )  # fmt: skip
-        advance = functools.partial(watcher.advance, f"deciding {load.label}")
-        question = Question(
-            plan=plan, load=load, figure=WANTED[plan.objective][0], mix=mix, models=models, seconds=seconds,
-            draws=plan.decision_draws, note=note,
-        )  # fmt: skip
-        able = functools.partial(_able, plan.engine, models.target)
-        decision = decision_of(question, StudyEvidence(what, trials, found.recorded, able, run, advance))
-        decisions.append(_with_graphs(decision, scenario, found, plan, seconds))
-        best = ranked(trials)
-        if not best:
-            continue
-        watcher.doing(f"confirming what is best at {load.label}")
-        beside = _beside(best[0].configuration, chosen, found, plan, for_all)
-        confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
-        confirmations += [what.stored(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
-        told[load] = decision.candidate or confirmed[0].configuration
-        watcher.doing(f"asking how far that holds at {load.label}")
-        rivals = [t for t in trials if t.configuration == told[load] or able(t.configuration)]
-        sensitive += sensitivities(scenario, plan.objective, rivals, told[load], seconds, plan.seed, run)
+        if load in kept:
+            decision, first = kept[load]
+        else:
+            decision, confirmations, sensitive = end.at(load)
+            studies.conclude(study_id, decision, confirmations, sensitive)
+            first = confirmations[0] if confirmations else None
+        if first is not None:
+            told[load] = decision.candidate or first.configuration
+    elsewhere: list[StudySensitivity] = []
     if len(told) > 1:
         watcher.doing("asking what each would do at the other loads")
         scenarios = [scenario_of(plan, found, load) for load in told]
-        sensitive += across(scenarios, plan.objective, list(told.values()), plan.seconds, plan.seed, run)
+        elsewhere = across(scenarios, plan.objective, list(told.values()), plan.seconds, plan.seed, run)
     watcher.advance("confirming", len(searched), len(searched))
-    for decision in decisions:
-        keep_decision(studies.store, study_id, decision)
-    studies.finish(study_id, confirmations, sensitive)
+    studies.finish(study_id, elsewhere)
+
+
+class _End:
+    """What becomes of a load once all are searched."""
+
+    def __init__(
+        self, store: Store, run_id: str, plan: StudyPlan, found: StudyInputs, searched: Mapping[Load, Sequence[Trial]],
+        chosen: Sequence[Configuration], run: Run, watcher: Watcher,
+    ) -> None:  # fmt: skip
+        self._plan, self._found, self._searched, self._chosen = plan, found, searched, chosen
+        self._run, self._watcher = run, watcher
+        self._models, self._note = models_of(store.run(run_id)), accepted_otherwise(store, run_id, plan.drafting)
+        traffic = found.traffic.trace(TraceKey(PART, found.plain))
+        self._mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
+        self._for_all = _table_for_all(plan, found, searched)
+        self._tried = sum(len(trials) for trials in searched.values())
+
+    def at(self, load: Load) -> tuple[Decision, list[StudyConfirmation], list[StudySensitivity]]:
+        """What is decided, what was confirmed, the winner first, and how far that holds; no more than the first where no
+        trial came to anything."""
+        plan, found, run, trials = self._plan, self._found, self._run, self._searched[load]
+        scenario, seconds = scenario_of(plan, found, load), _seconds(plan, trials)
+        what = Confirmation(
+            scenario=scenario, objective=plan.objective, seconds=seconds, seed=plan.seed, draws=plan.confirmation_draws,
+            drafting=plan.drafting, temperature=self._models.temperature,
+        )  # fmt: skip
+        advance = functools.partial(self._watcher.advance, f"deciding {load.label}")
+        question = Question(
+            plan=plan, load=load, figure=WANTED[plan.objective][0], mix=self._mix, models=self._models, seconds=seconds,
+            draws=plan.decision_draws, note=self._note,
+        )  # fmt: skip
+        able = functools.partial(_able, plan.engine, self._models.target)
+        decision = decision_of(question, StudyEvidence(what, trials, found.recorded, able, run, advance))
+        decision = msgspec.structs.replace(_with_graphs(decision, scenario, found, plan, seconds), tried=self._tried)
+        best = ranked(trials)
+        if not best:
+            return decision, [], []
+        self._watcher.doing(f"confirming what is best at {load.label}")
+        beside = _beside(best[0].configuration, self._chosen, found, plan, self._for_all)
+        confirmed, prompts = confirm(what, trials, beside, run), found.traffic.prompts("confirmation")
+        rows = [what.stored(one, place, confirmed[0], prompts) for place, one in enumerate(confirmed)]
+        told = decision.candidate or confirmed[0].configuration
+        self._watcher.doing(f"asking how far that holds at {load.label}")
+        rivals = [t for t in trials if t.configuration == told or able(t.configuration)]
+        return decision, rows, sensitivities(scenario, plan.objective, rivals, told, seconds, plan.seed, run)
 
 
 def _with_graphs(decision: Decision, scenario: Scenario, found: StudyInputs, plan: StudyPlan, seconds: float) -> Decision:

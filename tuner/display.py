@@ -55,7 +55,7 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
         if several:
             _print_decision(found, console, brief=True)
         if found.winner is None:
-            say(console, f"\n{load.label}: {_closest(found, study.plan)}")
+            say(console, f"\n{load.label}: {_undecided(found, study) or _closest(found, study.plan)}")
         else:
             if shown:
                 _print_load(load, found.winner, study, console)
@@ -66,7 +66,8 @@ def print_study(store: Store, study_id: str, *, as_json: bool, whole: bool = Tru
     if several:
         if not whole:
             say(console, f"\nWhat was tried at each of these loads: {typed('tuner', 'show', study_id, out=out)}")
-        _print_table_of_all_loads(study, console, out)
+        if study.finished:
+            _print_table_of_all_loads(study, console, out)
 
 
 def _print_decision(found: AtLoad, console: Console, *, brief: bool = False) -> None:
@@ -127,7 +128,7 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
     lines = []
     for load, found in study.loads.items():
         if (winner := found.winner) is None:
-            lines.append([load.label, "nothing keeps the promise"])
+            lines.append([load.label, _undecided(found, study) or "nothing keeps the promise"])
             continue
         decision, far = found.decision, _elsewhere(HowFar.of(s for s in found.sensitivities if s.kind == "elsewhere"))
         if decision is not None and decision.reason:
@@ -146,6 +147,13 @@ def _print_overview(study: StoredStudy, console: Console) -> None:
         figures = [_interval(winner, "throughput", ",.0f"), _interval(winner, "tps", ",.0f")]
         lines.append([load.label, _who(winner), *figures, "–" if none is None else _gain(none), far])
     print_table(console, heads, lines, (alone, tps, made_large))
+
+
+def _undecided(found: AtLoad, study: StoredStudy) -> str:
+    """How far a study is with a load of which nothing is known yet; empty where something is."""
+    if study.finished or found.decision is not None:
+        return ""
+    return f"not decided yet; {sum(found.trials.values())} of {counted(study.plan.trials, 'configuration')} tried"
 
 
 def _elsewhere(far: HowFar) -> str:

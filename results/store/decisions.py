@@ -18,9 +18,14 @@ from simulator.serving.command import Models
 
 def keep_decision(store: Store, subject: str, decision: Decision) -> None:
     """Keep what a study or a sweep, `subject` its id, says to run at a load, in place of what it said before."""
-    row = {"subject": subject, "load": str(decision.load), "decision": decision.row()}
     with store.writing() as connection:
-        insert_row(connection, "INSERT OR REPLACE INTO decisions", row)
+        insert_decision(connection, subject, decision)
+
+
+def insert_decision(connection: duckdb.DuckDBPyConnection, subject: str, decision: Decision) -> None:
+    """The same in somebody's transaction."""
+    row = {"subject": subject, "load": str(decision.load), "decision": decision.row()}
+    insert_row(connection, "INSERT OR REPLACE INTO decisions", row)
 
 
 def models_of(run: Mapping[str, Any]) -> Models:

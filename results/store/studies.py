@@ -13,11 +13,13 @@ import duckdb
 import msgspec
 
 from results.store.database import Store, decoded_rows, insert_row, utc_now
+from results.store.decisions import decisions, insert_decision
 from results.store.queries import Origin, first_row, has_table, origin
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.runs import kinds_in
 from results.store.subjects import STUDY
 from simulator.configuration import Configuration
+from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
 
@@ -249,15 +251,32 @@ class Studies:
         with self.store.reading() as connection:
             return _rows(connection, study_id, "trials", "load, number", load)
 
-    def finish(
-        self, study_id: str, confirmations: Sequence[StudyConfirmation], sensitivities: Sequence[StudySensitivity]
-    ) -> None:
-        """Keep what was confirmed and found, in place of what an earlier end of the study found."""
+    def conclude(
+        self, study_id: str, decision: Decision, confirmations: Sequence[StudyConfirmation],
+        sensitivities: Sequence[StudySensitivity],
+    ) -> None:  # fmt: skip
+        """Keep what was decided, confirmed and found at a load, in place of what an earlier end of the study found there."""
+        load = str(decision.load)
         with self.store.writing() as connection:
-            rows = {"confirmations": [c.row() for c in confirmations], "sensitivities": [s.row() for s in sensitivities]}
-            for table, found in rows.items():
-                connection.execute(f"DELETE FROM {table} WHERE study_id = ?", [study_id])
-                _insert(connection, table, [{"study_id": study_id, **row} for row in found])
+            connection.execute("DELETE FROM confirmations WHERE study_id = ? AND load = ?", [study_id, load])
+            sql = "DELETE FROM sensitivities WHERE study_id = ? AND load = ? AND kind <> 'elsewhere'"
+            connection.execute(sql, [study_id, load])
+            _insert(connection, "confirmations", [{"study_id": study_id, **one.row()} for one in confirmations])
+            _insert(connection, "sensitivities", [{"study_id": study_id, **one.row()} for one in sensitivities])
+            insert_decision(connection, study_id, decision)
+
+    def concluded(self, study_id: str) -> dict[Load, tuple[Decision, StudyConfirmation | None]]:
+        """What was decided under the trials that there are, and what was confirmed first, by load."""
+        with self.store.reading() as connection:
+            study, decided = read_study(connection, study_id), decisions(connection, study_id)
+        first = {one.load: one for one in reversed(study.confirmations)}
+        return {load: (one, first.get(load)) for load, one in decided.items() if one.tried == len(study.trials)}
+
+    def finish(self, study_id: str, elsewhere: Sequence[StudySensitivity]) -> None:
+        """Keep how what is run at one load does at the others: the study is at its end."""
+        with self.store.writing() as connection:
+            connection.execute("DELETE FROM sensitivities WHERE study_id = ? AND kind = 'elsewhere'", [study_id])
+            _insert(connection, "sensitivities", [{"study_id": study_id, **one.row()} for one in elsewhere])
             connection.execute(
                 "UPDATE studies SET finished_at = ?, failure = NULL WHERE study_id = ?", [utc_now(), study_id]
             )

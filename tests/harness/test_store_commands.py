@@ -105,7 +105,7 @@ def test_a_study_that_is_stopped_before_its_first_trial_leaves_none(store: Store
 
 
 def test_a_study_whose_resumption_is_refused_stays_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.course, "_finish", lambda studies, study_id, *rest: studies.finish(study_id, [], []))
+    monkeypatch.setattr(tuner.course, "_finish", lambda studies, study_id, *rest: studies.finish(study_id, []))
     command(store, *SEARCH, program=tuner_app)  # finished, with nothing confirmed to print
 
     def refuse(*arguments: Any) -> Any:

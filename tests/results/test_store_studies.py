@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from results.report.notes import of_study
 from results.store.database import Store
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity, read_study
 from simulator.configuration import Configuration
+from simulator.decision import Decision
 from simulator.load import Arrivals, Load, Users
 from simulator.plan import StudyPlan
 from simulator.policies import PolicySpec
@@ -42,13 +44,46 @@ def test_what_was_found_goes_in_and_comes_out(tmp_path: Path) -> None:
         ),
         StudySensitivity(load=Arrivals(2), kind="mix", what="+20% code"),
     ]
-    Studies(store).finish(study_id, confirmations, sensitivities)
+    concluded(store, study_id, confirmations, sensitivities)
+    Studies(store).finish(study_id, [one for one in sensitivities if one.kind == "elsewhere"])
     with store.reading() as connection:
         found = read_study(connection, study_id)
         with pytest.raises(LookupError, match="no study 'gone'"):
             read_study(connection, "gone")
     assert (found.plan, found.profile, found.packages, found.trials) == (PLAN, PROFILE, {"torch": "2"}, ())
-    assert (found.confirmations, found.sensitivities) == (tuple(confirmations), tuple(sensitivities))
+    assert found.confirmations == tuple(confirmations)
+    assert {*found.sensitivities} == {*sensitivities}
+    assert found.finished_at is not None
+
+
+def concluded(
+    store: Store, study_id: str, confirmations: Sequence[StudyConfirmation], sensitivities: Sequence[StudySensitivity] = (),
+    tried: int | None = 0,
+) -> None:  # fmt: skip
+    """What was found is kept load by load, with a decision for no speculation."""
+    for load in dict.fromkeys(one.load for one in confirmations):
+        decision = Decision(
+            engine=None, profile="toy", source="user", load=load, promise=(), traffic="toys", figure="throughput",
+            tried=tried,
+        )  # fmt: skip
+        here = [one for one in sensitivities if one.load == load and one.kind != "elsewhere"]
+        Studies(store).conclude(study_id, decision, [one for one in confirmations if one.load == load], here)
+
+
+def test_a_load_is_concluded_as_long_as_nothing_more_was_tried(tmp_path: Path) -> None:
+    store = Store(tmp_path / "specyard.duckdb")
+    studies = Studies(store)
+    study_id = studies.create(store.create_run(INFO), "tuner search", PLAN, None, {})
+    first, second = PLAN.loads
+    concluded(store, study_id, [confirmed(first, place) for place in (0, 1)])
+    assert {load: row for load, (_, row) in studies.concluded(study_id).items()} == {first: confirmed(first, 0)}
+    concluded(store, study_id, [confirmed(second, 0)], tried=3)
+    assert [*studies.concluded(study_id)] == [first]
+    again = confirmed(first, 0, Configuration.plain(64))
+    concluded(store, study_id, [again])
+    with store.reading() as connection:
+        assert read_study(connection, study_id).confirmations == (again, confirmed(second, 0))
+        assert read_study(connection, study_id).finished_at is None
 
 
 def test_what_an_older_plan_does_not_say_is_not_told() -> None:

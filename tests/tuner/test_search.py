@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from results.store.studies import Studies, read_study
 from simulator.decision import Decision
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Curve, DraftCurve, Profile
-from simulator.load import Arrivals, Users
+from simulator.load import Arrivals, Load, Users
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
 from simulator.recommendation import Question, decision_of
@@ -31,6 +32,7 @@ from simulator.traces import split_of
 from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
 from tuner.decision import StudyEvidence
+from tuner.display import print_study
 from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
@@ -95,6 +97,43 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
     assert resume_study(store, killed["study_id"][:5], None, QUIET, cluster=None, time_limit_s=None) == killed["study_id"]
     assert stored(store, killed["study_id"]) == small
     assert Studies(store).find("latest")["finished_at"] is not None
+
+
+def test_what_was_decided_before_a_stop_is_not_decided_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped at the second load's decision: the first one's is kept and shown, and comes to the same as in one go."""
+    options = {**ONE, "loads": [Users(4), Users(16)], "trials": 4}
+    whole = started(store, options)
+    asked: list[Load] = []
+
+    def once(question: Question, evidence: StudyEvidence) -> Decision:
+        asked.append(question.load)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return decision_of(question, evidence)
+
+    monkeypatch.setattr("tuner.course.decision_of", once)
+    with pytest.raises(KeyboardInterrupt):
+        started(store, options)
+    study_id = Studies(store).find("latest")["study_id"]
+    capsys.readouterr()
+    print_study(store, study_id, as_json=False)
+    shown = capsys.readouterr().out
+    assert "this study is not finished" in shown
+    assert re.search(r"16 users:? +not decided yet; 4 of 4 configurations tried", shown)
+    assert "nothing keeps" not in shown
+    resume_study(store, study_id, None, QUIET, cluster=None, time_limit_s=None)
+    assert asked == [Users(4), Users(16), Users(16)]
+
+    def found(name: str) -> Any:
+        with store.reading() as connection:
+            study = read_study(connection, name)
+            return study.confirmations, {*study.sensitivities}, decisions(connection, name)
+
+    assert found(study_id) == found(whole)
+    resume_study(store, study_id, 5, QUIET, cluster=None, time_limit_s=None)
+    assert asked[3:] == [Users(4), Users(16)]
 
 
 def test_rows_read_back_as_the_trials_they_were_and_optuna_agrees(store: Store, study: str) -> None:
