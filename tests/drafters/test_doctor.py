@@ -32,7 +32,7 @@ from harness.recording.suite import load_suite
 from simulator.errors import AnswerIsNo
 from tests.documented import differences
 from tests.drafters.test_formats import LAYER, PUBLISHED
-from tests.drafters.test_golden_formats import GOLDEN, reference
+from tests.drafters.test_golden_formats import GOLDEN, of_each, reference
 
 TINY = Path(__file__).parents[2] / "drafters" / "tiny"
 TEXTS, ANCHORS = 24, 60
@@ -385,3 +385,13 @@ def test_a_convention_that_is_declared_wrong_is_named(name: str, wrong: Any, rig
     assert found.beats_chance
     assert found.better is not None
     assert set(right.split(" and ")) <= set(found.better.variant.words)
+
+
+@pytest.mark.slow
+@of_each
+def test_what_publishers_declare_is_not_corrected(folder: Path) -> None:
+    target, texts = judged_by(reference(folder)["target"])
+    declared = read_declared(folder, facts_of(target)._replace(beyond=1), folder.name)
+    found = diagnose(declared, folder, target, texts, folder.name)
+    assert found.beats_chance
+    assert found.better is None
