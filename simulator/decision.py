@@ -493,6 +493,6 @@ def _next(gain: Gain | None, source: str) -> str:
         return ""
     width, held = (r.high - r.low for r in (gain.all, gain.held))
     if width > 1.5 * held:
-        how = "step times of the engine itself, measured there, would narrow it (docs/hardware.md)"
+        how = "speeds of the engine itself at some loads would narrow it (`harness hardware fit`, docs/hardware.md)"
         return f"most of the interval is the profile's ({source}): {how}"
     return "most of the interval is the traffic's: record more prompts"

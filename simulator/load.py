@@ -293,6 +293,8 @@ def counts(option: str, text: str | None) -> list[int]:
         if not re.fullmatch(r"\d+(\.\.\d+)?", part.strip()):
             raise InputError(f"{option} {text}: is written as 64, as 1,8,64 or as 1..256")
         low, *high = (int(n) for n in part.split(".."))
+        if high and high[0] < low:
+            raise InputError(f"{option} {text}: {part.strip()} falls; a range rises, as {high[0]}..{low}")
         powers = [2**i for i in range(31) if high and low <= 2**i <= high[0]]
         found += sorted({low, *powers, *high})
     if found and min(found) < 1:

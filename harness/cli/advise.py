@@ -53,7 +53,11 @@ def advise(
     """Say which K a server should run, from its own metrics and logs: keep it, lower it, by batch size, off above a load."""
     with user_errors("harness"):
         with watching() as watcher:
-            advice = advised(files, drafter, (hardware, model, tp, weights, kv, None, mean_context), watcher)
+            asked = {
+                "--hardware": hardware, "--model": model, "--tp": tp, "--weights": weights, "--kv": kv,
+                "--captured": None, "--mean-context": mean_context,
+            }  # fmt: skip
+            advice = advised(files, drafter, tuple(asked.values()), watcher)
             later = None if check is None else _checked(check, advice, watcher)
         flags = flags_of(advice)
         if later is not None:
@@ -70,7 +74,9 @@ def advise(
 
             print_json("advice", {**content(advice), "flags": flags, "files": files_of(advice)})
             return
-        print_advice(plain_console(), advice, flags, files)
+        given = {"--drafter": drafter, **asked}
+        options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        print_advice(plain_console(), advice, flags, [*map(str, files), *options])
 
 
 def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], watcher: Watcher) -> Advice:
@@ -84,6 +90,13 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
     profile = None if asked[0] is None else profile_of(*asked)
     kind = _kind(drafter)
     server = read_server(files, watcher)
+    if kind and server.kind and kind != server.kind:
+        raise InputError(f"--drafter {drafter}: the files' server drafts with {server.settings.method}")
+    if not server.speculates and server.settings.gamma:
+        raise AnswerIsNo(
+            f"{files[0]}: K = {server.settings.gamma} is set, and not one draft was proposed in these files: nothing says "
+            "how often any would be accepted; give more of them"
+        )
     if not server.speculates:
         raise AnswerIsNo(
             f"{files[0]}: of a server that drafts nothing: no file says how often any draft would be accepted; record a "
@@ -149,8 +162,8 @@ def files_of(advice: Advice) -> Mapping[str, str]:
     return made(fields) if fields and made is not None else {}
 
 
-def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[Path]) -> None:
-    """One screen."""
+def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[str]) -> None:
+    """One screen; `asked` are the words of what was asked, for the command that asks again."""
     from harness.served.acceptance import LABEL
 
     server, settings = advice.server, advice.server.settings
@@ -175,7 +188,7 @@ def print_advice(console: Console, advice: Advice, flags: str, files: Sequence[P
         for name, held in files_of(advice).items():
             say(console, f"  {name}: {held}")
     say(console, _after(advice))
-    say(console, f"  harness advise {shlex.join(map(str, files))} --check LATER.log")
+    say(console, f"  harness advise {shlex.join(asked)} --check LATER.log")
     for line in advice.cannot:
         say(console, f"not in these files: {line}")
     say(console, f"measure next: {advice.next}")
@@ -195,9 +208,12 @@ def _sources(server: Server) -> str:
 
 
 def _verdict(advice: Advice) -> str:
+    from harness.served.advice import FEWEST
+
     match advice.verdict:
         case "keep":
-            return f"keep K = {advice.acceptance.gamma}"
+            few = advice.server.drafts.drafts < FEWEST
+            return f"keep K = {advice.acceptance.gamma}" + (" until more is known" if few else "")
         case "off":
             return "turn speculation off at these loads"
         case "by_batch":

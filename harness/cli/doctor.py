@@ -11,6 +11,7 @@ import typer
 
 from harness.console import Watcher, plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, ChatTemplate
+from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
 from simulator.numbers import counted
 
@@ -55,6 +56,8 @@ def doctor(
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
+            if checkpoint in ("none", *WEIGHTLESS):
+                raise InputError(f"checkpoint {checkpoint}: has no weights that could be read in another way")
             judged = replace(pair, drafters={"CHECKPOINT": checkpoint})
             check_sources(judged, asked=False)
             check_hub(judged, say=watcher.say)

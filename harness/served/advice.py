@@ -18,6 +18,7 @@ from harness.served.costs import Costs, incomparable, priced
 from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE, engine_called
 
@@ -26,6 +27,10 @@ Verdict = Literal["keep", "set", "by_batch", "off", "plain"]
 _LOADS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _OVER: Final = 2
 """Loads are looked at up to so many times what ran, for where it turns."""
+FEWEST: Final = 30
+"""Drafts that tell anything."""
+_ALL: Final = 0.995
+"""Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
 _CURVE: Final = 33
@@ -292,6 +297,10 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
             f"whether no drafts at all would be faster, and above how many requests: {incomparable(server)}; "
             f"{_to_know_off(server, kind)}"
         )
+    if server.drafts.drafts < FEWEST:
+        said.append(f"whether K = {gamma} is right: {counted(round(server.drafts.drafts), 'draft')} tell nothing")
+    elif acceptance.survival.min() > _ALL:
+        said.append("how often drafts are wrong: none was, as where a model drafts for itself, or acceptance is made up")
     if not acceptance.clustered:
         said.append("how requests differ: none are told apart; the intervals assume it")
     if not acceptance.by_position:

@@ -9,15 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from harness.served.acceptance import acceptance_of
-from harness.served.advice import Advice, Estimate, per_draft
+from harness.served.advice import FEWEST, Advice, Estimate, per_draft
 from harness.served.observed import Interval
 from harness.served.server import Server
 from simulator.numbers import counted
 
 _CLOSE: Final = 0.05
 """Tokens per draft that are no further off than this are as promised."""
-_FEWEST: Final = 30
-"""Drafts that tell anything."""
 _STRETCHES: Final = 5
 """Stretches of a log at a load that tell anything."""
 _DRAWS: Final = 1000
@@ -57,35 +55,43 @@ def check(advice: Advice, later: Server) -> Checked:
         apart = ("method", *methods)
     if apart is not None:
         bad.append("the later files are of {0} {2}, not {1}: another server".format(*apart))
-    _check_k(advice, later, bad)
+    _check_k(advice, later, bad, unsure)
+    if later.drafts == before.drafts and later.intervals == before.intervals:
+        unsure.append("the later files hold the same drafts as those of before: nothing was served since")
     if later.speculates and not bad and advice.k:
-        if later.drafts.drafts < _FEWEST:
+        if later.drafts.drafts < FEWEST:
             unsure.append(f"the later files hold {counted(round(later.drafts.drafts), 'draft')}: too few to tell")
         else:
-            length = _check_length(advice, later, bad, good)
+            length = _check_length(advice, later, bad, unsure, good)
     gain = _gain(before, later)
     if not bad:
         _check_gain(advice, gain, bad, unsure, good)
-    held = False if bad else None if unsure and not (good and advice.verdict == "keep") else True
+    held = False if bad else None if unsure else True
     return Checked(
         held=held, why=(*bad, *unsure, *good), length=length, expected_length=advice.expected.length, gain=gain,
         expected_gain=advice.gain,
     )  # fmt: skip
 
 
-def _check_k(advice: Advice, later: Server, bad: list[str]) -> None:
+def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -> None:
     if advice.verdict == "off":
         if later.speculates:
             bad.append(f"the server still drafts, K = {later.gamma}: speculation was to be turned off")
+    elif not later.speculates and later.settings.gamma:
+        unsure.append(
+            f"K = {later.settings.gamma} is set, and not one draft was proposed in the later files: too few to tell"
+        )
     elif not later.speculates:
         bad.append(f"the later files hold no drafts, and K = {advice.k} was to be")
-    elif later.gamma and later.gamma != advice.k:
+    elif later.gamma != advice.k and advice.verdict == "keep":
+        bad.append(f"K is {later.gamma} in the later files, and {advice.k} was to be kept: they are of another setting")
+    elif later.gamma != advice.k:
         bad.append(f"K is {later.gamma} in the later files, and was to be {advice.k}: the change was not made")
     elif advice.rows and later.settings.table and later.settings.table != advice.rows:
         bad.append(f"the later table of K by batch size is {list(map(list, later.settings.table))}, not what was advised")
 
 
-def _check_length(advice: Advice, later: Server, bad: list[str], good: list[str]) -> Estimate:
+def _check_length(advice: Advice, later: Server, bad: list[str], unsure: list[str], good: list[str]) -> Estimate:
     """Tokens per draft, and where they fall behind."""
     now, k = acceptance_of(later, seed=1), min(advice.k, later.gamma)
     length, promised = per_draft(now, k), per_draft(advice.acceptance, k)
@@ -97,6 +103,8 @@ def _check_length(advice: Advice, later: Server, bad: list[str], good: list[str]
         was, is_now = advice.acceptance.survival[first], now.survival[first]
         position = f"position {first + 1} is accepted in {is_now:.0%} of drafts, not {was:.0%}"
         bad.append(f"{told}: {position}; " + _reason(first))
+    elif length.value < promised.value * (1 - _CLOSE):
+        unsure.append(f"{told}: that may be chance; a longer log tells")
     else:
         good.append(told)
     return length
@@ -132,7 +140,9 @@ def _timed(server: Server) -> Sequence[Interval]:
 def _check_gain(advice: Advice, gain: Estimate | None, bad: list[str], unsure: list[str], good: list[str]) -> None:
     expected = advice.gain
     if gain is None:
-        if advice.verdict != "keep":
+        if advice.verdict == "keep":
+            good.append("no load ran long enough in both: tokens a second were not compared")
+        else:
             unsure.append("no load ran long enough both before and after: what it gave in tokens a second is not known")
         return
     told = f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%}) tokens a second at the loads of before"

@@ -20,6 +20,7 @@ from harness.served.observed import Interval
 from harness.served.server import Server, one_hot
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
+from simulator.hardware.profile import same_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,8 @@ _GROWN_OFF: Final = 0.04
 """What growth of a log's steps is off by, beside their own scatter: other causes make it more, hardly any make it less."""
 _OFF_FORM: Final = 0.03
 """What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
+_OTHER: Final = 5.0
+"""Times as long, or as short, as a profile's are steps of another machine: of stretches that are too short to time them."""
 _UNLIKE: Final = 4.0
 """Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
 _BINS: Final = 6
@@ -203,6 +206,8 @@ def incomparable(server: Server) -> str:
     """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
     with_drafts, without = _timed(server)
     if not with_drafts and not without:
+        if server.intervals or server.plain:
+            return "no stretch of the files is long and steady enough to time its steps"
         return "these files time no steps; the engine's log does"
     if not without:
         timed = " that are long and steady enough to time" if server.plain else ""
@@ -331,10 +336,14 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
             f"{profile.name} knows drafters of the kinds {there}; say with --drafter which of them this server's is"
             + (f" ({kind})" if kind else "")
         )
+    called = server.settings.called
+    unlike = "" if same_model(profile.model, called) else f"; it is of {profile.model}, and the files are of {called}"
     context = int(server.context or 512)
     bins = step_bins(server.intervals)
     if not bins:
-        return _unfitted(profile, kind, context, acceptance, seed)
+        as_it_is = _unfitted(profile, kind, context, acceptance, seed)
+        _check_pace(as_it_is, profile, server)
+        return replace(as_it_is, basis=as_it_is.basis + unlike)
     from harness.hardware.calibration import calibrate, simulated
     from harness.hardware.terms import Base
     from simulator.hardware.graphs import CAPTURED
@@ -362,7 +371,22 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
         each = {name: _step_s(part, kind, k, users, context, acceptance.coverage) for name, part in parts.items()}
         return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
-    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files")
+    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+
+
+def _check_pace(found: Profiled, profile: Profile, server: Server) -> None:
+    """Raise InputError where stretches that are too short to time are still far from what a profile's steps take."""
+    each = [
+        (one.running, one.running * one.seconds / one.request_steps)
+        for one in server.intervals
+        if one.running >= 0.5 and one.request_steps > 0 and one.step_s is None
+    ]
+    if len(each) < _EITHER:
+        return
+    off = [seconds / float(np.median(found.seconds(server.gamma, running))) for running, seconds in each]
+    if not 1 / _OTHER < float(np.median(off)) < _OTHER:
+        running, seconds = (float(np.median(own)) for own in zip(*each, strict=True))
+        raise _unlike(profile, [StepBin(running, seconds, len(each), 0.0, 0.0)])
 
 
 def _unlike(profile: Profile, bins: Sequence[StepBin]) -> InputError:

@@ -103,7 +103,8 @@ def _modelled(name: str, asked: Asked) -> Profile:
         model = _in_formats(models()[bundled], asked)
     elif name in _files():
         raise InputError(
-            f"hardware {name}: is a file of what was measured: --tp, --weights, --kv and --mean-context cannot change it"
+            f"hardware {name}: is a file of what was measured: --tp, --weights, --kv and --mean-context cannot change it; "
+            "a layout is measured by itself, and simulated by itself"
         )
     else:
         raise InputError(

@@ -205,6 +205,13 @@ def test_a_folder_that_is_not_there_is_told_at_once() -> None:
     assert "checkpoint ./nowhere: no such folder" in done.stderr
 
 
+@pytest.mark.parametrize("word", ["none", "ngram"])
+def test_what_has_no_weights_is_refused(word: str) -> None:
+    done = CliRunner().invoke(app, ["doctor", word, "--target", "tiny"])
+    assert done.exit_code == 2
+    assert f"checkpoint {word}: has no weights" in done.stderr
+
+
 def tried(raw: dict[str, Any], target: Target, *tensors: str) -> set[str]:
     """Readings of what a configuration declares, beside it."""
     declared = declare(Checkpoint("mine", raw), facts_of(target))

@@ -245,6 +245,8 @@ def test_numbers_and_loads_as_users_write_them() -> None:
     assert counts("-c", "1..256") == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert counts("-c", "3..20,7") == [3, 4, 7, 8, 16, 20]
     assert counts("-c", None) == []
+    with pytest.raises(InputError, match=r"-c 4,256\.\.8: 256\.\.8 falls; a range rises, as 8\.\.256"):
+        counts("-c", "4,256..8")
     assert Load.parse("users:64/2.5") == Users(64, 2.5)
     assert Load.parse("rate:5/0") == Arrivals(5, 0)
     for wrong in ("users:0", "users:x", "rate:-1", "queue:3"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -204,6 +205,31 @@ def test_what_became_of_a_change(later: Truth, code: int, told: str, tmp_path: P
     assert (done.exit_code, told in done.stdout) == (code, True), done.output
 
 
+def test_what_was_served_before_is_no_check(tmp_path: Path) -> None:
+    right = Truth(survival=(0.8, 0.7, 0.6))
+    for name in ("before", "copy"):
+        (tmp_path / name).write_text(vllm_log(right, LOADS))
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "copy")
+    assert done.exit_code == 3, done.output
+    assert "nothing was served since" in done.stdout
+
+
+def test_a_shortfall_that_may_be_chance_is_not_held(tmp_path: Path) -> None:
+    """Forty drafts each: a ninth less, and not surely."""
+    (tmp_path / "before").write_text(vllm_metrics(40, (28, 20), 40, 2))
+    (tmp_path / "after").write_text(vllm_metrics(41, (24, 14), 41, 2))
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
+    assert (done.exit_code, "may be chance" in done.stdout) == (3, True), done.output
+
+
+def test_another_k_is_no_change_where_none_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "before").write_text(vllm_log(Truth(survival=(0.8, 0.7, 0.6)), LOADS))
+    (tmp_path / "after").write_text(vllm_log(Truth(survival=(0.8, 0.7)), LOADS))
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
+    assert done.exit_code == 1
+    assert "K is 2 in the later files, and 3 was to be kept" in done.stdout
+
+
 def test_too_early_to_say(tmp_path: Path) -> None:
     (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
     (tmp_path / "after").write_text(vllm_metrics(12, (7, 2), 12, 1, model="Org/Model-8B"))
@@ -226,7 +252,50 @@ def test_a_server_that_drafts_nothing_has_no_advice(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(vllm_log(Truth(), LOADS, k=lambda n: 0))
     done = run("advise", tmp_path / "a")
     assert done.exit_code == 1
+    assert "K = 3 is set, and not one draft was proposed" in done.stderr
+    plain = vllm_log(Truth(), LOADS, k=lambda n: 0).splitlines(keepends=True)
+    (tmp_path / "b").write_text("".join(line for line in plain if "speculative_config" not in line))
+    done = run("advise", tmp_path / "b")
+    assert done.exit_code == 1
     assert "drafts nothing" in done.stderr
+
+
+def test_the_command_that_checks_asks_what_was_asked(tmp_path: Path) -> None:
+    (tmp_path / "a b").write_text(vllm_log(POOR, LOADS))
+    asked = ["--drafter", "eagle3", "--hardware", "h100/qwen3-8b", "--kv", "fp8"]
+    printed = run("advise", tmp_path / "a b", *asked).stdout.splitlines()
+    [again] = [line for line in printed if "--check" in line]
+    assert shlex.split(again) == ["harness", "advise", str(tmp_path / "a b"), *asked, "--check", "LATER.log"]
+
+
+def test_a_drafter_other_than_the_files_say_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(vllm_log(POOR, LOADS))
+    done = run("advise", tmp_path / "a", "--drafter", "ngram")
+    assert done.exit_code == 2
+    assert "--drafter ngram: the files' server drafts with eagle3" in done.stderr
+
+
+def test_stretches_too_short_to_time_still_tell_another_machine(tmp_path: Path) -> None:
+    """A step in ten seconds, and a profile of milliseconds: no stretch has twenty steps."""
+    (tmp_path / "a").write_text(vllm_log(Truth(base_s=5.0), [4] * 30))
+    done = run("advise", tmp_path / "a", "--hardware", "h100/qwen3-8b")
+    assert done.exit_code == 2, done.output
+    assert "no machine like it takes what the files' steps took (1e+04 ms at 4 running)" in done.stderr
+
+
+def test_a_profile_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
+    told = advised(tmp_path, vllm_log(HEAVY, LOADS), "--hardware", "h100/qwen3-8b")
+    assert "it is of Qwen/Qwen3-8B, and the files are of Org/Model-8B" in str(told["basis"])
+    told = advised(tmp_path, vllm_log(HEAVY, LOADS).replace("Org/Model-8B", "Qwen/Qwen3-8B"), "--hardware", "h100/qwen3-8b")
+    assert "it is of" not in str(told["basis"])
+
+
+def test_few_drafts_and_drafts_that_are_never_wrong_are_remarked(tmp_path: Path) -> None:
+    few = advised(tmp_path, vllm_metrics(12, (7, 2), 12, 1))
+    assert "12 drafts tell nothing" in str(few["cannot"])
+    assert "keep K = 2 until more is known" in run("advise", tmp_path / "file.log").stdout
+    sure = advised(tmp_path, vllm_metrics(400, (400, 400), 400, 10))
+    assert "none was, as where a model drafts for itself" in str(sure["cannot"])
 
 
 def test_logs_that_were_not_measured_alike_are_not_compared(tmp_path: Path) -> None:
