@@ -116,8 +116,8 @@ def _title(study: StoredStudy) -> str:
     }  # fmt: skip
     bounds = "".join(f" · {sla}" for sla in plan.slas)
     name = f"{replicated(plan)} ({plan.profile.source})"
-    traces += f" · {plan.drafting} drafts"
-    return f"study {study.study_id} · {traces} · {name} · {wanted[plan.objective]}{bounds}"
+    parts = (f"study {study.study_id}", traces, study.drafts, name, wanted[plan.objective])
+    return " · ".join(filter(None, parts)) + bounds
 
 
 def _print_overview(study: StoredStudy, console: Console) -> None:

@@ -11,7 +11,7 @@ from results.store import studies as studies_store
 from results.store.database import Store
 from results.store.decisions import decisions
 from results.store.rows import plan_row
-from results.store.runs import kinds_of
+from results.store.runs import drafts_of, kinds_of
 from results.store.studies import Studies, StudyConfirmation, StudySensitivity
 from simulator.configuration import Configuration
 from simulator.decision import Decision
@@ -77,6 +77,8 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None
     """The model that was recorded, where anybody knows."""
     synthesised: bool
+    drafts: str = ""
+    """How its drafts were chosen, in words; empty where nothing hangs on it."""
     served: bool = False
     """Whether its run is of an engine's own logs."""
     kinds: dict[str, str]
@@ -129,5 +131,6 @@ def read_study(store: Store, name: str) -> StoredStudy:
     return StoredStudy(
         study_id=study_id, run_id=str(row["run_id"]), finished=row["finished_at"] is not None, plan=plan,
         target=target.get("source"), synthesised=bool(target.get("synthesised")),
+        drafts=drafts_of(run, plan.drafting),
         served=bool(target.get("served")), kinds=kinds, loads=loads, row=row,
     )  # fmt: skip

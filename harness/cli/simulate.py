@@ -174,6 +174,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     from results.store.contrasts import read_contrasts
     from results.store.decisions import decisions
     from results.store.rows import read_plan
+    from results.store.runs import drafts_of
     from results.store.simulations import read_simulations
     from simulator.decision import layout_of
     from simulator.plan import SweepPlan
@@ -194,12 +195,13 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
         return
     plan = read_plan(sweep["plan"], SweepPlan)
     console = plain_console()
-    head = f"sweep {sweep_id} · run {sweep['run_id']} · {plan.drafting} drafts"
+    run = store.run(sweep["run_id"])
+    head = " · ".join(filter(None, (f"sweep {sweep_id}", f"run {sweep['run_id']}", drafts_of(run, plan.drafting))))
     shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.others or plan.beside else ""
     say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}")
     if sweep["finished_at"] is None:
         say(console, "this sweep is not finished: what follows is what it has so far")
-    if store.run(sweep["run_id"])["prompt_source"] == "served":
+    if run["prompt_source"] == "served":
         say(console, SERVED)
     loads = list(dict.fromkeys(r.load for r in rows))
     if len(loads) == 1:

@@ -72,6 +72,12 @@ class DeclaredDrafter:
     """The published format that it was read from and how, in a line; empty where that is not known."""
 
 
+def drafts_of(run: Mapping[str, Any], drafting: str) -> str:
+    """How the drafts of a run, of which `run` is the row, were chosen, for a title; empty where nothing hangs on it: at
+    temperature 0, and of averages, of whose temperature nobody knows."""
+    return f"{drafting} drafts" if run["sampling"].get("temperature") else ""
+
+
 def read_as(drafter: Mapping[str, Any]) -> str:
     """The published format that a run's drafter was read from, with which conventions; empty where that is not known."""
     told = "; ".join(f"{name} {value}" for name, value in (drafter.get("conventions") or {}).items())
