@@ -185,6 +185,8 @@ def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[s
         say(console, line)
     if flags and advice.verdict != "keep":
         say(console, f"  {flags}")
+        if named := [word for word in ("CHECKPOINT", "METHOD") if f'"{word}"' in flags]:
+            say(console, f"{' and '.join(named)}: in the files nobody names the drafter's")
         for name, held in files_of(advice).items():
             say(console, f"  {name}: {held}")
     say(console, _after(advice))

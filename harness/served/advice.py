@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import LABEL, Acceptance, interval
-from harness.served.costs import Costs, incomparable, priced
+from harness.served.costs import Costs, drafting_is_short, incomparable, priced
 from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -139,6 +139,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     served, looked = _loads(server, costs)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
     own = {r: server.served_k(r) for r in speeds}
+    if max(own.values()) < least:  # it mostly drafted nothing at any load: what is weighed is where it did
+        own = dict.fromkeys(own, gamma)
     at = [
         _at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least
     ]
@@ -312,7 +314,9 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
 
 def _to_know_off(server: Server, kind: str) -> str:
     """What tells whether no drafts at all would be faster, in words."""
-    log = "give a log of this traffic without speculation"
+    log = (
+        f"give {'more of its log with drafts' if drafting_is_short(server) else 'a log of this traffic without speculation'}"
+    )
     if kind and not priced(kind):
         return f"{log}: no profile knows what a pass of {kind} takes"
     return f"name a profile of the machine (--hardware{'' if kind else ', and --drafter'}), or {log}"
@@ -320,6 +324,8 @@ def _to_know_off(server: Server, kind: str) -> str:
 
 def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
     if not costs.knows_off:
+        if drafting_is_short(server):
+            return "the same traffic with drafts, ten minutes at each load that was served without, and the log of it"
         return (
             "this traffic without speculation, ten minutes at each load that was served with it, on the same machine, and "
             "the log of it beside these files"
@@ -351,8 +357,8 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     names, kind = engine.fields, engine.kinds.get(advice.kind)
     method = settings.method or (kind.method if kind else advice.kind or "METHOD")
     fields: dict[str, Any] = {names.method: method}
-    if settings.drafter:
-        fields[names.checkpoint] = settings.drafter
+    if settings.drafter or advice.kind == "draft_model" or (kind is not None and kind.checkpoint):
+        fields[names.checkpoint] = settings.drafter or "CHECKPOINT"
     fields[names.tokens] = advice.k
     if advice.rows:
         fields[names.batch_rows] = list(advice.rows)

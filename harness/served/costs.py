@@ -202,6 +202,12 @@ def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float,
     )
 
 
+def drafting_is_short(server: Server) -> bool:
+    """Whether steps without drafts are timed, and too few with."""
+    with_drafts, without = _timed(server)
+    return len(with_drafts) < _EITHER <= len(without)
+
+
 def incomparable(server: Server) -> str:
     """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
     with_drafts, without = _timed(server)

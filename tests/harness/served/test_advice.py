@@ -134,6 +134,11 @@ def test_a_drafter_is_named_by_its_kind_or_by_its_engines_word(word: str, kind: 
     told = advised(tmp_path, unnamed, "--drafter", word)
     assert told["drafter"] == kind
     assert f'"method": "{kind}"' in str(told["flags"])
+    given = '"model": "Org/Draft"' in str(told["flags"])
+    assert given  # as the log names it
+    unnamed = unnamed.replace("'model': 'Org/Draft', ", "")
+    again = str(advised(tmp_path, unnamed, "--drafter", word)["flags"])
+    assert ('"model": "CHECKPOINT"' in again) == (kind != "suffix")
     knows = "--hardware" in str(told["cannot"])
     assert knows == (kind == "eagle3")
     done = run("advise", tmp_path / "file.log", "--drafter", word, "--hardware", "h100/qwen3-8b")
@@ -281,6 +286,15 @@ def test_stretches_too_short_to_time_still_tell_another_machine(tmp_path: Path) 
     done = run("advise", tmp_path / "a", "--hardware", "h100/qwen3-8b")
     assert done.exit_code == 2, done.output
     assert "no machine like it takes what the files' steps took (1e+04 ms at 4 running)" in done.stderr
+
+
+def test_what_is_to_be_measured_is_what_is_missing(tmp_path: Path) -> None:
+    """Of a baseline's log and three stretches with drafts, these."""
+    stretches = iter([0] * 30 + [3] * 3)
+    told = advised(tmp_path, vllm_log(HEAVY, [16] * 33, k=lambda n: next(stretches)))
+    assert "29 had no drafts and 3 had" in str(told["cannot"])
+    assert "give more of its log with drafts" in str(told["cannot"])
+    assert str(told["next"]).startswith("the same traffic with drafts")
 
 
 def test_a_profile_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
