@@ -59,7 +59,7 @@ def test_search_show_export(searched: dict[str, Any], out: Path) -> None:
     assert every.returncode == 0, every.stderr
     assert "vllm serve Qwen/Qwen3-4B" in every.stdout
     ranged = tuner("export", name, "--concurrency", "8..16", out=out)
-    assert ranged.exit_code == 2
+    assert ranged.returncode == 2
     assert "--concurrency 8..16: is one of the study's loads" in ranged.stderr
     refused = tuner("export", name, "--concurrency", "5", out=out)
     assert refused.returncode == 2
