@@ -43,7 +43,7 @@ PRINTED = {
     "harness predict": ["harness predict measured.csv --base h100/qwen3-4b"],
     "harness advise": [
         "harness advise served.log",
-        "harness advise served.log --check served.log",
+        "harness advise served.log --check later.log",
         "harness advise table.log",
         "harness advise answers.jsonl --hardware h100/qwen3-4b --drafter eagle3",
     ],

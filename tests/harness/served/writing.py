@@ -175,8 +175,9 @@ def dspark_dump() -> str:
 
 
 def write_served(folder: Path) -> None:
-    """Files of a server, in a folder: a log, one that switches off above a load, and answers."""
+    """Files of a server, in a folder: a log and a later one, one that switches off above a load, and answers."""
     loads = [4, 8, 16, 32] * 6
     (folder / "served.log").write_text(vllm_log(Truth(), loads))
+    (folder / "later.log").write_text(vllm_log(Truth(), loads, seed=1))
     (folder / "table.log").write_text(vllm_log(Truth(), sorted(loads), k=lambda n: 3 if n < 20 else 0))
     (folder / "answers.jsonl").write_text(answers(12))
