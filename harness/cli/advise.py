@@ -88,9 +88,12 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
             "--model, --tp, --weights, --kv and --mean-context: are of a profile; name its device with --hardware"
         )
     profile = None if asked[0] is None else profile_of(*asked)
+    from harness.served.server import one_hot
+    from simulator.drafter_kinds import KINDS
+
     kind = _kind(drafter)
     server = read_server(files, watcher)
-    if kind and server.kind and kind != server.kind:
+    if kind and server.kind in KINDS and one_hot(kind) != one_hot(server.kind):  # engines serve MTP as EAGLE: no further
         raise InputError(f"--drafter {drafter}: the files' server drafts with {server.settings.method}")
     if not server.speculates and server.settings.gamma:
         raise AnswerIsNo(

@@ -278,6 +278,7 @@ def test_a_drafter_other_than_the_files_say_is_refused(tmp_path: Path) -> None:
     done = run("advise", tmp_path / "a", "--drafter", "ngram")
     assert done.exit_code == 2
     assert "--drafter ngram: the files' server drafts with eagle3" in done.stderr
+    assert advised(tmp_path, vllm_log(POOR, LOADS), "--drafter", "mtp")["drafter"] == "mtp"  # SGLang serves MTP as EAGLE
 
 
 def test_stretches_too_short_to_time_still_tell_another_machine(tmp_path: Path) -> None:
