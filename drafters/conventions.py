@@ -63,6 +63,7 @@ class Variant:
 
 
 def merged(one: Variant, other: Variant) -> Variant:
+    """Both at once; of a field that both change, the other's."""
     return Variant({**one.changes, **other.changes}, (*one.words, *other.words))
 
 

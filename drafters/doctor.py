@@ -214,7 +214,9 @@ def diagnose(
         seen.read(variant)
     for variant in by_one:
         seen.glance(variant)
-    best = [r.variant for r in sorted(seen.readings[1:], key=lambda r: -float(r.accepted.sum()))[:_BEST]]
+    known = seen.found()
+    worth = [r for r in seen.readings[1:] if r.variant not in by_one or known.surpasses(r)]  # neighbours are much alike
+    best = [r.variant for r in sorted(worth, key=lambda r: -float(r.accepted.sum()))[:_BEST]]
     seen.together(combinations(best, 2))
     if best and seen.wrong:  # one thing is; so may be another
         seen.together((best[0], other) for other in singles)

@@ -395,7 +395,8 @@ def test_a_convention_that_is_declared_wrong_is_named(name: str, wrong: Any, rig
 @pytest.mark.slow
 @of_each
 def test_what_publishers_declare_is_not_corrected(folder: Path) -> None:
-    target, texts = judged_by(reference(folder)["target"])
+    """By as many answers as the command takes by default."""
+    target, texts = judged_by(reference(folder)["target"], 24, 64)
     declared = read_declared(folder, facts_of(target)._replace(beyond=1), folder.name)
     found = diagnose(declared, folder, target, texts, folder.name)
     assert found.beats_chance
