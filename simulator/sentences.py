@@ -60,8 +60,7 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     if brief:
         return said
     if d.holds is not None:
-        times, low, high = (times_of(end) for end in (d.holds.value, d.holds.low, d.holds.high))
-        said.append(f"Holds up to {times} this load within the promise (95 %: {low} to {high}).")
+        said.append(_enough(d, d.holds))
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         if d.runner_up.clear and d.runner_up.all.value < 0:
@@ -81,6 +80,24 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     if d.next:
         said.append(f"To be surer: {d.next}.")
     return said + others
+
+
+def _enough(d: Decision, holds: Range) -> str:
+    """Whether what a load is served on is enough for it, and how many times that load it holds."""
+    times, low, high = (times_of(end) for end in (holds.value, holds.low, holds.high))
+    many = d.replicas > 1
+    where = "This machine" if d.gpus is None else layout_of(d.gpus, d.replicas)
+    it = f"{'they hold' if many else 'it holds'} up to {times} this load within the promise (95 %: {low} to {high})"
+    if holds.low >= 1:
+        return f"{where} {'are' if many else 'is'} enough: {it}."
+    if holds.value < 1:
+        return f"{where} {'are' if many else 'is'} not enough: {it}."
+    surely = (
+        f"; {counted(math.ceil(d.replicas / holds.low - 1e-9), 'replica')} would be at its lower end"
+        if holds.low > 0
+        else ""
+    )
+    return f"{where} may be enough, and may not: {it}{surely}."
 
 
 def _against(d: Decision, rival: Rival) -> list[str]:

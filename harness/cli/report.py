@@ -37,10 +37,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of one or more runs: one HTML file that opens offline, or its figures as pictures or tables."""
+    from harness.stops import working
     from results.store.database import Store
 
     with user_errors("harness"):
-        files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sweep, study=study, form=form, to=to)
+        with working():
+            files = make_report(Store(out / "specyard.duckdb"), names or [], sweep=sweep, study=study, form=form, to=to)
         if not as_json:
             print("\n".join(map(str, files)))
         elif form == "html":

@@ -92,12 +92,15 @@ def _own(
     store: Store, watcher: Watcher,
 ) -> str:  # fmt: skip
     """Store a run of one's own averages; returns its id. Raises InputError, OSError."""
-    from harness.published.averages import Stated, drafter_of, publish_averages, target_of
+    from harness.published.averages import Stated, Target, drafter_of, publish_averages, target_of
 
     name, kind = drafter_of(drafter or _DRAFTER)
     known = {size: value for size, value in sizes.items() if value is not None}
-    model, file = target_of(target) if target else ("", "")
+    of = target_of(target) if target else Target("")
     if drafter is None:
         watcher.say(f"note: taken for a drafter of the kind {kind}, which decides what drafting costs; see --drafter")
-    stated = Stated(averages=averages, drafter=name, kind=kind, target=model, named_after=file, seed=seed, **known)
+    stated = Stated(
+        averages=averages, drafter=name, kind=kind, target=of.name, named_after=of.named_after, config=of.config, seed=seed,
+        **known,
+    )  # fmt: skip
     return publish_averages(stated, store, watcher.say)

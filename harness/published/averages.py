@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class Stated:
     """Name of the model that the drafter drafts for; empty where nobody says."""
     named_after: str = ""
     """The file whose own name that is; empty where an engine can load the model by its name."""
+    config: str = ""
+    """The config.json that says so; empty where the name was given."""
     responses_per_task: int = 200
     """In each domain: enough that the parts a study searches and confirms on have the same averages to about 1 %."""
     output_tokens: int = 512
@@ -109,8 +111,19 @@ def drafter_of(text: str) -> tuple[str, str]:
     return name, kind
 
 
-def target_of(text: str) -> tuple[str, str]:
-    """A model's name, as it is given or as a config.json has it; and the file that it is only called after.
+class Target(NamedTuple):
+    """The model that a drafter drafts for."""
+
+    name: str
+    """As it is given, or as a config.json has it."""
+    named_after: str = ""
+    """The file that it is only called after."""
+    config: str = ""
+    """The config.json that was given in place of a name."""
+
+
+def target_of(text: str) -> Target:
+    """The model that is named, or that a config.json is of.
 
     Raises InputError, OSError.
     """
@@ -118,14 +131,14 @@ def target_of(text: str) -> tuple[str, str]:
     if not file.is_file():
         if file.suffix == ".json":
             raise InputError(f"--target {text}: no such file")
-        return text, ""
+        return Target(text)
     try:
         config: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError:
         config = None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"--target {text}: is no model's config.json: it has no model_type")
-    return named(file, config), "" if config.get("_name_or_path") else file.name
+    return Target(named(file, config), "" if config.get("_name_or_path") else file.name, text)
 
 
 def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -> str:
@@ -151,6 +164,7 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
         pair=f"{stated.drafter} from averages",
         target=stated.target,
         named_after=stated.named_after,
+        config=stated.config,
         content=[survivals, stated.drafter, stated.kind, stated.seed, sizes],
         sampling={"max_new_tokens": stated.output_tokens},
         seed=stated.seed,

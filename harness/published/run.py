@@ -71,6 +71,8 @@ class SynthesizedRun:
     """Name of the model whose answers these would be; empty where nobody says."""
     named_after: str = ""
     """The file whose own name that is; empty where an engine can load the model by its name."""
+    config: str = ""
+    """The config.json that was given in place of a name; empty without."""
     content: Any
     """What the traces were made from; its hash is the suite's."""
     sampling: dict[str, Any]
@@ -102,6 +104,7 @@ class SynthesizedRun:
             target={
                 "source": self.target,
                 "named_after": self.named_after,
+                "config": self.config,
                 "hash": None,
                 "dtype": None,
                 "device": None,

@@ -51,6 +51,8 @@ _OFF: Final = 0.1
 """What a log's steps with drafts and without are off by."""
 _GROWN_OFF: Final = 0.04
 """What growth of a log's steps is off by, beside their own scatter: other causes make it more, hardly any make it less."""
+_FALLEN: Final = 3.0
+"""Standard errors by which steps with more running are shorter where something else than load decides them."""
 _OFF_FORM: Final = 0.03
 """What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
 _OTHER: Final = 5.0
@@ -160,11 +162,14 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
         grown = np.log(made.seconds(server.gamma, bins[-1].running) / made.seconds(server.gamma, bins[0].running))
         # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
         off = np.sqrt(_GROWN_OFF**2 + bins[0].off ** 2 + bins[-1].off ** 2)
-        weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / off) ** 2)
         told = (
             f"steps of {bins[0].each_s * 1e3:.3g} ms at {bins[0].running:.0f} running, {bins[-1].each_s * 1e3:.3g} ms at "
             f"{bins[-1].running:.0f}"
         )
+        if seen > -_FALLEN * off:
+            weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / off) ** 2)
+        else:
+            told = f"nothing: {told}, so that it is not what runs alone that makes them longer or shorter"
     if weight.sum() < 1e-9:
         weight = np.ones(many)
     chosen = rng.choice(many, DRAWS, p=weight / weight.sum())

@@ -287,10 +287,13 @@ def of_run(con: duckdb.DuckDBPyConnection, run_id: str, out: Path) -> Headline:
 def simulating(run: Provenance, out: Path) -> tuple[str, str]:
     """The command that simulates a run on serving hardware, and in words what has to be filled in: the hardware, where there
     is no profile of the run's own model."""
-    profile, fill_in = profile_of(run.target), ""
+    profile, fill_in, model = profile_of(run.target), "", list[str]()
     if profile is None:
         profile, fill_in = "DEVICE/MODEL", " (`harness hardware list` shows them)"
-    return typed("harness", "simulate", run.run_id, "--hardware", profile, "--concurrency", "1..64", out=out), fill_in
+        if run.config:
+            profile, model = "DEVICE", ["--model", run.config]
+    hardware = ("--hardware", profile, *model)
+    return typed("harness", "simulate", run.run_id, *hardware, "--concurrency", "1..64", out=out), fill_in
 
 
 def from_recordings(

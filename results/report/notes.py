@@ -18,6 +18,7 @@ from results.store.sensitivities import Sensitivity
 from results.store.simulations import Simulation
 from results.store.studies import Study
 from results.store.validations import Validation
+from simulator.decision import layout_of
 from simulator.hardware.profile import Profile, formats_told, same_model
 from simulator.numbers import counted
 from simulator.records import SERVED
@@ -64,7 +65,9 @@ def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
         asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
     else:
         model = model or _model_name(made.profile.model)
-        asked = f"What to run for {model} on {made.profile.name} under {_traffic(made)}?"
+        gpus, replicas = made.profile.gpus, made.plan.replicas
+        shared = f", {layout_of(gpus, replicas)}" if gpus * replicas > 1 else ""
+        asked = f"What to run for {model} on {made.profile.name}{shared}{',' if shared else ''} under {_traffic(made)}?"
     return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
 
 

@@ -132,6 +132,8 @@ class Provenance:
     pair: str
     target: str
     """The model that answers, as the pair names it."""
+    config: str
+    """The config.json that it was read from, as typed; empty where there was none."""
     asked_with: str
     """What it was asked with in place of its own chat template, in words; empty where with its own."""
     target_files: Mapping[str, Any]
@@ -201,6 +203,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         prompt_source=run["prompt_source"],
         pair=run["pair"],
         target=str(target.get("source", "")),
+        config=str(target.get("config") or ""),
         asked_with=asked_with(target),
         target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
         sources=tuple(line for name in ("sources", "assumptions") for line in json.loads(run["plan"]).get(name, ())),

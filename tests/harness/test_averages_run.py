@@ -83,12 +83,12 @@ def test_names_of_drafters_and_targets(tmp_path: Path) -> None:
         ("config.json", {"model_type": "llama"}, (tmp_path.name, "config.json")),
     ):
         (tmp_path / name).write_text(json.dumps(content))
-        assert target_of(str(tmp_path / name)) == said
+        assert target_of(str(tmp_path / name)) == (*said, str(tmp_path / name))
     (tmp_path / "config.json").write_text("[]")
     for wrong in (str(tmp_path / "config.json"), str(tmp_path / "none.json")):
         with pytest.raises(InputError, match="--target"):
             target_of(wrong)
-    assert target_of("org/model") == ("org/model", "")
+    assert target_of("org/model") == ("org/model", "", "")
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,14 @@ def test_the_next_command_is_about_the_model_that_was_recorded(target: str, prof
         assert ("`harness hardware list`" in text) == (profile == "DEVICE/MODEL")
 
 
+def test_the_next_command_takes_the_configuration_that_was_given() -> None:
+    con = recorded()
+    con.execute("UPDATE runs SET target = ?", [json.dumps({"source": "mine", "config": "my config.json"})]).fetchall()
+    told = [words for words in commands(compose.page(compose.compose(con, RUN))) if words[1] == "simulate"]
+    assert {words[words.index("--hardware") + 1] for words in told} == {"DEVICE"}
+    assert {words[words.index("--model") + 1] for words in told} == {"my config.json"}
+
+
 def test_what_a_study_simulated_was_simulated() -> None:
     con = recorded()
     add_sweep(con, [])  # that came to nothing
@@ -301,6 +309,13 @@ def test_the_title_of_traces_of_no_model_names_that_of_the_profile() -> None:
     assert "(synthesised)" in compose.compose(con, RUN).title
     add_sweep(con, profile=replace(PROFILE, model="Qwen/Qwen3-4B"))
     assert "Qwen3-4B on h100/toy" in compose.compose(con, RUN).title
+
+
+def test_the_title_says_how_gpus_are_shared_out() -> None:
+    """Which the name of a profile need not say, as that of a fitted one."""
+    con = recorded()
+    add_sweep(con, profile=replace(PROFILE, gpus=2))
+    assert "on h100/toy, 1 replica on 2 GPUs, under" in compose.compose(con, RUN).title
 
 
 def test_a_lead_within_the_noise_is_called_unclear() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 import numpy as np
@@ -467,3 +468,25 @@ def test_how_much_smaller_a_load_is_safe(holds: Range | None, safer: str) -> Non
     said = " ".join(sentences(msgspec.structs.replace(decision, holds=holds)))
     assert safer in said
     assert ("1.4 × this load" in said) == (holds is not None)
+
+
+@pytest.mark.parametrize(
+    ("holds", "replicas", "verdict", "needed"),
+    [
+        (Range(1.4, 1.0, 2.3), 1, "1 replica on 1 GPU is enough", ""),
+        (Range(1.4, 0.45, 2.3), 1, "may be enough", "3 replicas"),
+        (Range(1.4, 0.68, 2.3), 2, "may be enough", "3 replicas"),
+        (Range(1.4, 0.0, 2.3), 1, "may be enough", ""),
+        (Range(0.9, 0.5, 2.3), 2, "2 replicas on 1 GPU each are not enough", ""),
+    ],
+)
+def test_whether_the_machine_is_enough(holds: Range, replicas: int, verdict: str, needed: str) -> None:
+    """It is where all of the interval holds the load; where a part of it does not, how many replicas do at the lower end."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    sure = sampled(np.full(len(DRAWS), 150.0))
+    decision = decide(STUB, choice, {choice.run: sure, choice.none: sure}, DRAWS, VLLM)
+    said = sentences(msgspec.structs.replace(decision, holds=holds, replicas=replicas, gpus=1))
+    [line] = [line for line in said if "enough" in line]
+    assert verdict in line
+    assert re.findall(r"(\d+ replicas?) would", line) == ([needed] if needed else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -143,6 +143,18 @@ def remarks(found: Sequence[Window]) -> list[str]:
     if any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found):
         told.append("the scrapes do not say when the server began: had it begun anew in between, this would be wrong")
     return told
+
+
+def beside_baseline(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], whole: Set[str]) -> list[list[Scrape]]:
+    """The scrapes of servers that draft, and those of servers that do not, where there are both; else all of them.
+
+    One that counts no drafts is a baseline's where it has all counters of `whole`, and says that it is of another server
+    than those that count some: when it began, or its name. Else it may have been filtered, which `in_all` refuses.
+    """
+    drafting = [scrape for scrape in scrapes if "drafts" in counters(scrape)]
+    plain = [scrape for scrape in scrapes if "drafts" not in counters(scrape)]
+    apart = all(whole <= counters(one).keys() and all(one.is_another(other) for other in drafting) for one in plain)
+    return [drafting, plain] if drafting and plain and apart else [list(scrapes)]
 
 
 def in_all(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts]) -> Callable[[Scrape], Counts]:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
-from harness.served.sources.prometheus import Counts, Scrape, Window, begins, in_all, remarks, together, windows
+from harness.served.sources.prometheus import (
+    Counts,
+    Scrape,
+    Window,
+    begins,
+    beside_baseline,
+    in_all,
+    remarks,
+    together,
+    windows,
+)
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -20,6 +30,8 @@ _COUNTERS: Mapping[str, str] = {
 _STEP = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
 """The time of each step of a request, and what it was called before vLLM 0.12."""
 _POSITIONS = f"{_SPEC}accepted_tokens_per_pos"
+_BASELINE = {"generated", "steps", "slots", "slots_s"}
+"""What says how long steps without drafts took, and with how many requests."""
 
 _ROUND = 64
 """Tokens of a step: a scrape may fall between two counters."""
@@ -36,8 +48,11 @@ class VllmMetrics:
         return text.whole is None and any(begins(line, "vllm") for line in text.lines)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """One observation of all servers together, scraped once or often."""
+        """One observation of all servers that draft, and one of those that do not, scraped once or often."""
         scrapes = Scrape.all_of(texts, "vllm:")
+        return [self._together(own) for own in beside_baseline(scrapes, _counts, _BASELINE)]
+
+    def _together(self, scrapes: Sequence[Scrape]) -> Observation:
         for scrape in scrapes:
             if scrape.total("vllm:generation_tokens") is None and "drafts" not in _counts(scrape):
                 raise InputError(f"{scrape.text.name}: has no vllm:generation_tokens_total: it was cut, or filtered")
@@ -68,7 +83,8 @@ class VllmMetrics:
                 f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
             )
         intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0))]
-        return [_observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)]
+        texts = list({id(scrape.text): scrape.text for scrape in scrapes}.values())
+        return _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
 
 
 def _counts(scrape: Scrape) -> Counts:

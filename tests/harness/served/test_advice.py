@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from harness.cli.app import app
 from harness.served.acceptance import acceptance_of, interval
 from harness.served.advice import WORTH
+from harness.served.costs import Believed, believed
 from harness.served.kept import traces_of
 from harness.served.server import together
 from harness.served.sources.registry import read_files
@@ -296,6 +297,21 @@ def test_what_is_to_be_measured_is_what_is_missing(tmp_path: Path) -> None:
     assert "29 had no drafts and 3 had" in str(told["cannot"])
     assert "give more of its log with drafts" in str(told["cannot"])
     assert str(told["next"]).startswith("the same traffic with drafts")
+
+
+def test_steps_that_get_shorter_with_what_runs_narrow_nothing(tmp_path: Path) -> None:
+    """Something else than load decides them; steps that stay as long leave tokens little room to cost much."""
+
+    def costs(token_s: float) -> Believed:
+        (tmp_path / "log").write_text(vllm_log(Truth(token_s=token_s), [2] * 12 + [8] * 12 + [32] * 12))
+        server = together(read_files([tmp_path / "log"])[0])
+        return believed(server, "eagle3", acceptance_of(server))
+
+    flat, falling = costs(1e-7), costs(-2e-5)
+    assert "nothing" in falling.basis
+    assert "nothing" not in flat.basis
+    assert np.median(flat.knee) > 2 * np.median(falling.knee)
+    assert np.median(falling.knee) == pytest.approx(300, rel=0.15)  # as it was believed before
 
 
 def test_a_profile_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import lzma
 import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,35 @@ def test_a_filtered_scrape_beside_a_whole_one_is_between_the_two(tmp_path: Path)
     (tmp_path / "a").write_text("".join(line for line in first.splitlines(keepends=True) if "spec_decode" not in line))
     with pytest.raises(InputError, match="was filtered"):
         read_files([tmp_path / "a", tmp_path / "b"])
+
+
+def test_scrapes_of_a_baseline_beside_those_of_a_server_that_drafts(tmp_path: Path) -> None:
+    """Of another server, as its start or its pod says; nobody knows of one that says neither, or that is not whole."""
+
+    def scrapes(began: float) -> list[str]:
+        return [
+            vllm_metrics(100, AT, 4000, 20, began=began),
+            vllm_metrics(300, (200, 150, 90), 9000, 50, steps=300, began=began),
+        ]
+
+    def write(name: str, texts: Sequence[str], without: str = " ") -> None:
+        for i, text in enumerate(texts):
+            kept = [line for line in text.splitlines(keepends=True) if not re.search(without, line.split("{")[0])]
+            (tmp_path / f"{name}-{i}").write_text("".join(kept))
+
+    write("drafts", scrapes(1000.0))
+    write("plain", scrapes(9000.0), "spec_decode")
+    found, _ = read_files([tmp_path])
+    assert [(one.drafts and one.drafts.drafts, one.settings.speculates) for one in found] == [(200, True), (0, False)]
+    assert [one.generated for one in found] == [5000 + 270 + 30] * 2
+    assert [[interval.plain for interval in one.intervals] for one in found] == [[False], [True]]
+    assert together(found).gamma == len(AT)
+    write("plain", scrapes(1000.0), "spec_decode")  # of a process that began no later: the same server, filtered
+    with pytest.raises(InputError, match="was filtered"):
+        read_files([tmp_path])
+    write("plain", scrapes(9000.0), "spec_decode|iteration")  # another server's, filtered
+    with pytest.raises(InputError, match="was filtered"):
+        read_files([tmp_path])
 
 
 def test_older_metrics_call_a_step_time_otherwise(tmp_path: Path) -> None:
