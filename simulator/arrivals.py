@@ -12,33 +12,22 @@ import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from simulator import gateways
 from simulator.errors import InputError
+from simulator.fields import EPOCHS, number, time_s, tokens
+from simulator.gateways import Facts
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
 from simulator.tabular import Row, folded, rows, text_of
 
-_DURATIONS = {"duration_s": 1.0, "duration_ms": 1e-3, "latency_s": 1.0, "latency_ms": 1e-3, "request_time": 1.0,
-              "response_time_ms": 1e-3, "elapsed_s": 1.0, "elapsed_ms": 1e-3}  # fmt: skip
-"""Fields beside a time that say how long the request took, in seconds each; nginx's request_time is one."""
-_BARE_DURATIONS = ("duration", "latency", "elapsed", "response_time")
-"""Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there."""
-_STAMPS = ("time", "timestamp", "@timestamp", "ts")
-"""Fields of a gateway's log that say when, the first that is there."""
-_STARTS = ("startTime", "start_time", "started_at")
-"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's."""
-_USAGE = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
-"""Fields of usage as APIs have them: (prompt, answer)."""
-_OF_GATEWAYS = ("path", "status", "method", "uri", "url", "request", "route", "upstream", "response_code")
-"""Fields of which a gateway's lines have some, whether they have usage or not."""
 _HEAD = 1 << 16
 """Characters that show who wrote a file."""
 _OF_SERVERS = (
@@ -54,12 +43,8 @@ _OF_SERVERS = (
     ),
 )  # fmt: skip
 """Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
-_EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
-"""Numbers above the first are times since 1970 in units of so many seconds."""
 _SINCE_1970 = 1e9
 """Where all times are above they are since 1970 in any unit, also where a form counts from its own beginning."""
-_MOST_TOKENS = 10**9
-"""No request has more."""
 _PLAUSIBLE_PER_S = (1e-3, 1e3)
 """Requests a second: a service outside of these is rather one whose times have another unit."""
 _FEW = 20
@@ -143,11 +128,12 @@ class RecordedRequests:
         Raises InputError with the line of what is wrong, OSError where the file cannot be read.
         """
         _check_is_no_servers(file)
-        form, read = _recognised(file, rows(file))
+        left_out = Counter[str]()
+        form, read = _recognised(file, rows(file, left_out))
         arrival, prompt, output = array("d"), array("q"), array("q")
         hashes: list[Sequence[object]] = []
         block_sizes: Counter[int | None] = Counter()
-        load, left_out, began = Counter[tuple[str, str | None]](), Counter[str](), dict[object, float]()
+        load, began = Counter[Facts](), dict[object, float]()
         for line, row in read:
             try:
                 found = form.read(row)
@@ -155,7 +141,7 @@ class RecordedRequests:
                     left_out[found] += 1
                     continue
                 ids, block_tokens = hashes_of(row)
-                load[form.times(row)] += 1
+                load[form.facts(row)] += 1
             except (KeyError, TypeError, ValueError) as error:
                 what = f"misses {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{file}, line {line}: {what}") from None
@@ -183,11 +169,8 @@ class RecordedRequests:
         said = [f"{file.name}: {form.name}, {counted(len(came), 'request')}"]
         if not window.whole:
             said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
-        said += [
-            note
-            for note in (form.note(load) if form.note else "", _unit_note(form, came), _clocks(began), of_blocks)
-            if note
-        ]
+        told = (*form.notes(load, left_out), _unit_note(form, came), _clocks(began), of_blocks)
+        said += [note for note in told if note]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
         return cls((seconds - seconds[0]) / speed, prompts, outputs, tuple(said), blocks)
@@ -195,10 +178,11 @@ class RecordedRequests:
 
 def _clocks(began: dict[object, float]) -> str:
     """What to know of sessions whose times count from their own beginnings."""
-    if len(began) < 2 or len(set(began.values())) > 1:
+    first = min(began.values(), default=0.0)
+    if len(began) < 2 or 2 * sum(own == first for own in began.values()) < len(began):
         return ""
     return (
-        f"its {len(began):,} sessions have a clock each, and all begin at once, as no service sees it: rates and promises "
+        f"its {len(began):,} sessions have a clock each, and begin at once, as no service sees it: rates and promises "
         "are of so many users who come together; for another load, add to each session's times when it began"
     )
 
@@ -232,23 +216,18 @@ class _Form:
 
     name: str
     columns: frozenset[str]
-    """Those that the first row must have, in any order and spelling."""
+    """Those that a row must have, in any order and spelling."""
     read: Read
-    note: Callable[[Counter[tuple[str, str | None]]], str] | None = None
-    """A sentence on how its times were taken, by how often `times` found what."""
+    facts: Callable[[Row], Facts] = lambda row: Facts()
+    """What a row that is load was read by."""
+    notes: Callable[[Counter[Facts], Counter[str]], list[str]] = lambda load, left_out: []
+    """Sentences on how rows were read: those that are load, and those that are not, by the reason."""
     unit: str = ""
     """The unit of its times, where they count from the trace's own beginning."""
     block_tokens: int = 0
     """Tokens of a block whose hash it gives, unless the file says otherwise; 0 where it gives none."""
     others: frozenset[str] = frozenset()
     """Further columns that it reads."""
-
-    def times(self, row: Row) -> tuple[str, str | None]:
-        """The fields of a row that say when it came: a time, and how long it took."""
-        if not self.note:
-            return "", None
-        time = next(name for name in (*_STARTS, *_STAMPS) if name in row)
-        return time, None if time in _STARTS else _duration_of(row)
 
     def spelled(self, row: Row) -> Row:
         """The row with the columns that it reads called as it calls them."""
@@ -282,39 +261,40 @@ def _check_is_no_servers(file: Path) -> None:
 
 
 def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Iterator[tuple[int, Row]]]:
-    """By the first row; a gateway's log, of which any line may be no request, by any row with usage. Raises InputError."""
+    """By the first row that is of a form; of sessions and gateways, others may stand before it. Raises InputError."""
     before: list[tuple[int, Row]] = []
+    names = frozenset[object]()
     for line, row in read:
-        if not before:
-            names = {folded(name) for name in row}
-            for form in _FORMS:
-                if {folded(column) for column in form.columns} <= names:
-                    return form, ((at, form.spelled(each)) for at, each in itertools.chain([(line, row)], read))
         before.append((line, row))
-        if {*_STARTS, *_STAMPS} & set(row) and (_usage_of(row) or row.get("usage", 0) is None):
+        if frozenset(row) != names:
+            names = frozenset(row)
+            own = {folded(name) for name in row}
+            for form in _FORMS:
+                if {folded(column) for column in form.columns} <= own:
+                    return form, ((at, form.spelled(each)) for at, each in itertools.chain(before, read))
+        if gateways.is_line(row):
             return _GATEWAY, itertools.chain(before, read)
     if not before:
         raise InputError(f"{file}: holds no requests")
-    if any({*_STARTS, *_STAMPS} & set(row) and {*_OF_GATEWAYS} & set(row) for _, row in before):
-        usage = " or ".join(" and ".join(f"usage.{name}" for name in names) for names in _USAGE)
+    columns = ", ".join(map(str, before[0][1]))
+    if any(gateways.lacks_usage(row) for _, row in before):
         raise InputError(
-            f"{file}: is a gateway's log, and no line of it has token usage ({usage}): let the gateway log what the engine "
-            "answers with, or give a trace with lengths"
+            f"{file}: is a gateway's log, and no line of it has token usage ({gateways.usage_names()}): let the gateway log "
+            f"what the engine answers with, call its fields so (they are {columns}), or give a trace with lengths"
         )
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in (*_FORMS, _GATEWAY))
-    columns = ", ".join(map(str, before[0][1]))
     raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known})")
 
 
 def _plain(row: Row) -> tuple[float, int, int]:
-    seconds = _number(row, "arrival_s")
+    seconds = number(row, "arrival_s")
     if seconds < 0:
         raise ValueError(f"arrival_s {seconds:g}: must be 0 or more")
-    return seconds, _tokens(row, "prompt_tokens"), _tokens(row, "output_tokens")
+    return seconds, tokens(row, "prompt_tokens"), tokens(row, "output_tokens")
 
 
 def _azure(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_time(row["TIMESTAMP"]), row, "ContextTokens", "GeneratedTokens")
+    return _unless_empty(time_s(row["TIMESTAMP"]), row, "ContextTokens", "GeneratedTokens")
 
 
 def _burst_gpt(row: Row) -> tuple[float, int, int] | str:
@@ -335,89 +315,31 @@ def _bailian(row: Row) -> tuple[float, int, int] | str:
 
 
 def _weka(row: Row) -> tuple[float, int, int] | str:
-    """Its sessions mark where another agent takes over; what that asked has no length of its own there."""
-    if row.get("type") == "subagent":
-        return "markers of subagents"
-    return _unless_empty(_relative(row, "t"), row, "in", "out")
-
-
-def _gateway(row: Row) -> tuple[float, int, int] | str:
-    """Whatever has usage is load, whatever its status: the engine has worked for it."""
-    usage = _usage_of(row)
-    if not usage or not (names := next((own for own in _USAGE if usage.get(own[0]) not in (None, "", 0, "0")), None)):
-        return " ".join(str(row[key]) for key in ("path", "status") if key in row) or "without usage"
-    if usage.get(names[1]) is None:
-        return f"{row.get('path', '')} without {names[1]}".strip()  # as of embeddings
-    prompt = _tokens(usage, names[0])
-    output = max(1, _tokens(usage, names[1], least=0))  # a prefill gives one, wherever it went
-    if (start := next((name for name in _STARTS if name in row), None)) is not None:
-        return _time(row[start]), prompt, output
-    seconds = _time(row[next(name for name in _STAMPS if name in row)])
-    field = _duration_of(row)
-    took_s = 0.0 if field is None else _number(row, field) * _DURATIONS[field]
-    if took_s < 0:
-        raise ValueError(f"{field} {row[str(field)]}: must be 0 or more")
-    return seconds - took_s, prompt, output
-
-
-def _usage_of(row: Row) -> Row:
-    """Where a gateway keeps what a request used: `usage`, in what was answered, beside LiteLLM's start or in Kong's plugin;
-    empty where it has none."""
-    plugins = row.get("ai")
-    held = [row, row.get("response"), *(plugins.values() if isinstance(plugins, dict) else ())]
-    for one in held:
-        if isinstance(one, dict) and isinstance(usage := one.get("usage"), dict):
-            return usage
-    return row if any(name in row for name in _STARTS) and row.get("prompt_tokens") is not None else {}
-
-
-def _duration_of(row: Row) -> str | None:
-    """The field of a line that says how long its request took; raises ValueError where that has no unit."""
-    bare = [name for name in _BARE_DURATIONS if isinstance(row.get(name), int | float)]
-    known = [name for name in _DURATIONS if row.get(name) is not None]
-    if bare and not known:
-        name = bare[0]
-        raise ValueError(f"{name} {row[name]}: has no unit; call the field {name}_s or {name}_ms")
-    return known[0] if known else None
-
-
-def _arrival_note(load: Counter[tuple[str, str | None]]) -> str:
-    """How the times of the lines that are load were taken: each by what stands beside it."""
-    named = _either(time for time, _ in load)
-    fields = Counter[str]()
-    for (_, field), n in load.items():
-        fields[field or ""] += n
-    bare = fields.pop("", 0)
-    if {time for time, _ in load} <= set(_STARTS):
-        return f"{named} is when a request came"
-    if not fields:
-        return f"{named} is taken for the arrival, since no duration stands beside it"
-    beside = _either(fields)
-    if not bare:
-        return f"{named} is taken for the end of a request, since {beside} stands beside it: it came so much earlier"
-    return (
-        f"{named} is taken for the end of {counted(fields.total(), 'request')}, since {beside} stands beside it: they came "
-        f"so much earlier; and for the arrival of {counted(bare, 'request')}, where no duration stands"
-    )
-
-
-def _either(names: Iterable[str]) -> str:
-    return " or ".join(dict.fromkeys(names))
+    """Another agent's requests stand within the mark of where it takes over. Their times are the session's, or count from
+    that mark: then its first is before it."""
+    if row.get("type") == "subagent" and "in" not in row:
+        return "marks of agents without requests"
+    seconds = _relative(row, "t")
+    if (mark := row.get("within")) is not None and "t" in mark:
+        began = _relative(mark, "t")
+        inner = [_relative(one, "t") for one in mark["requests"] if one.get("t") is not None]
+        seconds += began if min(inner, default=began) < began else 0.0
+    return _unless_empty(seconds, row, "in", "out")
 
 
 def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[float, int, int] | str:
     """Published traces keep failures, as requests without an answer, or without a prompt."""
-    asked, tokens = _tokens(row, prompt, least=0), _tokens(row, output, least=0)
-    return (seconds, asked, tokens) if asked and tokens else f"without {'an answer' if asked else 'a prompt'}"
+    asked, given = tokens(row, prompt, least=0), tokens(row, output, least=0)
+    return (seconds, asked, given) if asked and given else f"without {'an answer' if asked else 'a prompt'}"
 
 
 def _relative(row: Row, name: str) -> float:
     """A time as a trace counts it from its beginning; or a date, as seconds since 1970."""
     try:
-        return _number(row, name)
+        return number(row, name)
     except ValueError:
         if isinstance(row[name], str) and "-" in row[name][1:]:
-            return _time(row[name])
+            return time_s(row[name])
         raise
 
 
@@ -425,42 +347,8 @@ def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64
     """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
     if came.min() < _SINCE_1970:
         return came * (1e-3 if unit == "milliseconds" else 1.0)
-    units = np.select([came > above for above, _ in _EPOCHS], [in_s for _, in_s in _EPOCHS], 1.0)
+    units = np.select([came > above for above, _ in EPOCHS], [in_s for _, in_s in EPOCHS], 1.0)
     return np.asarray(came * units, np.float64)
-
-
-def _number(row: Row, name: str) -> float:
-    try:
-        value = math.nan if isinstance(row[name], bool) else float(row[name])
-    except OverflowError:
-        value = math.inf
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} {row[name]!r}: is no number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{name} {row[name]}: is no finite number")
-    return value
-
-
-def _tokens(row: Row, name: str, *, least: Literal[0, 1] = 1) -> int:
-    value = _number(row, name)
-    if not least <= value <= _MOST_TOKENS or value != int(value):
-        raise ValueError(f"{name} {row[name]}: a whole number of tokens, {least} to {_MOST_TOKENS:,}, is needed")
-    return int(value)
-
-
-def _time(text: object) -> float:
-    """Seconds since 1970: of ISO 8601, without a zone as UTC, or of a number in s, ms, µs or ns."""
-    try:
-        number = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        try:
-            moment = datetime.fromisoformat(str(text).strip())
-        except ValueError:
-            raise ValueError(f"time {text!r}: is neither ISO 8601 nor a number") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(number):
-        raise ValueError(f"time {text}: is not finite")
-    return number * next((unit for above, unit in _EPOCHS if number > above), 1.0)
 
 
 _HASHED = frozenset({"hash_ids", "block_size"})
@@ -468,7 +356,11 @@ _MOONCAKE = frozenset({"timestamp", "delay"}) | _HASHED
 _FORMS = (
     _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain),
     _Form("an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure),
-    _Form("a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt, unit="seconds"),
+    _Form(
+        "a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt,
+        facts=lambda row: Facts(model=str(row.get("Model") or "")), notes=lambda load, _: [gateways.models_note(load)],
+        unit="seconds", others=frozenset({"Model"}),
+    ),
     _Form(
         "a Bailian trace", frozenset({"chat_id", "timestamp", "input_length", "output_length"}), _bailian,
         unit="seconds", block_tokens=16, others=_HASHED,
@@ -481,4 +373,4 @@ _FORMS = (
 )  # fmt: skip
 """Blocks are of so many tokens in Mooncake's paper (arXiv 2407.00079, §4), in the readme of Alibaba's traces of Bailian, and
 in the `block_size` of the published weka traces."""
-_GATEWAY = _Form("a gateway's log", frozenset({"time", "usage"}), _gateway, _arrival_note)
+_GATEWAY = _Form("a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.facts, gateways.notes)

@@ -1,4 +1,4 @@
-"""What recorded prompts have in common: blocks of tokens, known by a hash that takes in all that stands before them."""
+"""What recorded prompts have in common: blocks of tokens, each known by a hash and by all that stands before it."""
 
 from __future__ import annotations
 
@@ -74,13 +74,16 @@ def blocks_of(
     if not fitting and not sizes:
         return None, "hash_ids are left out: their numbers fit no size of blocks; give block_size beside them"
     tokens = next(iter(sizes)) if sizes else fitting[0]
-    known: dict[object, int] = {}
+    known: dict[tuple[int, object], int] = {}
     whole = np.minimum(numbers, prompt_tokens // tokens)
-    own = [list(dict.fromkeys(given[:n])) for given, n in zip(hashes, whole.tolist(), strict=True)]
-    ids = [known.setdefault(block, len(known)) for one in own for block in one]
+    ids = list[int]()
+    for given, n in zip(hashes, whole.tolist(), strict=True):
+        before = -1  # some traces hash a block by itself, and a cache finds it only behind the same blocks
+        for block in given[:n]:
+            before = known.setdefault((before, block), len(known))
+            ids.append(before)
     if not ids:
         return None, ""
-    whole = np.fromiter(map(len, own), np.int64, len(own))  # a hash takes in all before it: twice in a prompt is noise
     blocks = PrefixBlocks(tokens, np.array(ids, np.int64), np.concatenate([[0], np.cumsum(whole)]).astype(np.int64))
     note = f"prompts have blocks of {tokens} tokens in common: {counted(len(ids), 'block')}, {len(known):,} different ones"
     return blocks, note

@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ Row = Mapping[str, Any]
 _GZIP = b"\x1f\x8b"
 _SEPARATORS = (",", ";", "\t")
 _HEAD = 1 << 16
+_CRI = re.compile(r"^\d{4}-\d\d-\d\dT\S+ std(?:out|err) [FP] ")
+"""What Kubernetes writes before each line."""
 
 
 def folded(name: object) -> str:
@@ -24,17 +28,26 @@ def folded(name: object) -> str:
     return "".join(c for c in str(name).casefold() if c.isalnum())
 
 
-def rows(file: Path) -> Iterator[tuple[int, Row]]:
+def rows(file: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Row]]:
     """(line, columns) of a file, one by one; of a JSON document, which has no lines, (place, columns).
 
-    A JSON object that holds a list of `requests` is those, each with what the object says of all.
+    A JSON object that holds a list of `requests` is those, each with what the object says of all, and `within` the object
+    where that is one of such a list itself. Lines that a container's runtime has wrapped are those within.
+
+    Args:
+        file: to be read.
+        left_out: counts lines that are no JSON among those that are, as a program's own words, and a last one that was cut;
+            without it they are errors.
+
     Raises InputError for what is neither CSV nor JSON, OSError where the file cannot be read.
     """
     try:
         with text_of(file, newline="\n") as stream:
             head = stream.read(_HEAD)
-        if head.lstrip()[:1] in ("{", "["):
-            yield from _json_rows(file, head)
+        if _is_document(head):
+            yield from _document_rows(file)
+        elif head.lstrip()[:1] == "{" or _mostly_json(head):
+            yield from _json_rows(file, left_out)
         else:
             yield from _csv_rows(file, head)
     except UnicodeDecodeError:
@@ -44,7 +57,9 @@ def rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def text_of(file: Path, newline: str) -> io.TextIOWrapper:
-    """A file's text, without the mark that may begin it; lines end as `newline` says."""
+    """A file's text, without the mark that may begin it; lines end as `newline` says. Raises InputError for a folder."""
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give a file, as `jq -c . {file}/*.json >requests.jsonl` makes one of JSON")
     with file.open("rb") as raw:
         packed = raw.read(2) == _GZIP
     return io.TextIOWrapper(gzip.GzipFile(file) if packed else file.open("rb"), encoding="utf-8-sig", newline=newline)
@@ -66,14 +81,41 @@ def _csv_rows(file: Path, head: str) -> Iterator[tuple[int, Row]]:
             raise InputError(f"{file}, line {reader.line_num}: is no CSV ({error})") from None
 
 
-def _json_rows(file: Path, head: str) -> Iterator[tuple[int, Row]]:
-    if head.lstrip().startswith("[") or not _is_lines(head):
-        yield from _document_rows(file)
-        return
+def _is_document(head: str) -> bool:
+    """Whether a file is one JSON document: a list, or an object over several lines."""
+    return re.match(r"\s*\[\s*(?:[\[{\]\"]|\d+\s*[,\]]|$)", head) is not None or (
+        head.lstrip()[:1] == "{" and not _is_lines(head)
+    )
+
+
+def _mostly_json(head: str) -> bool:
+    """Whether most lines of a file's beginning are objects, as where a program's first words stand before them."""
+    lines = [_unwrapped(line) for line in head.splitlines() if line.strip()]
+    return 2 * sum(line.startswith("{") for line in lines) > len(lines)
+
+
+def _unwrapped(line: str) -> str:
+    """What a program wrote, of a line as Kubernetes keeps it."""
+    return _CRI.sub("", line).strip()
+
+
+def _json_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
     with text_of(file, newline="\n") as stream:  # to splitlines, a line ends at U+2028 too
         for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield from _expanded(file, number, _parsed(file, number, line))
+            text, whole = _unwrapped(line), line.endswith("\n")
+            if not text:
+                continue
+            try:
+                row = _parsed(file, number, text)
+                if isinstance(row, dict) and isinstance(row.get("log"), str) and "stream" in row:  # Docker's
+                    text = row["log"]
+                    row = _parsed(file, number, text)
+            except InputError:
+                if left_out is None or (text.startswith("{") and whole):
+                    raise
+                left_out["no JSON" if whole else "cut"] += 1
+                continue
+            yield from _expanded(file, number, row)
 
 
 def _is_lines(head: str) -> bool:
@@ -105,15 +147,15 @@ def _parsed(file: Path, number: int, text: str) -> Any:
         raise InputError(f"{where}: is no JSON ({error})") from None
 
 
-def _expanded(file: Path, number: int, row: Any) -> Iterator[tuple[int, Row]]:
+def _expanded(file: Path, number: int, row: Any, of_all: Row | None = None) -> Iterator[tuple[int, Row]]:
     if not isinstance(row, dict):
         raise InputError(f"{file}, line {number}: is no JSON object")
     inner = row.get("requests")
     if not isinstance(inner, list):
-        yield number, row
+        yield number, row if of_all is None else {**of_all, **row}
         return
-    shared = {name: value for name, value in row.items() if name != "requests"}
+    shared = {name: value for name, value in row.items() if name != "requests"} if of_all is None else of_all
     for one in inner:
         if not isinstance(one, dict):
             raise InputError(f"{file}, line {number}: requests must be a list of objects")
-        yield number, {**shared, **one, "session": number}
+        yield from _expanded(file, number, one, {**shared, "session": number, **({} if of_all is None else {"within": row})})

@@ -115,7 +115,7 @@ class Target(NamedTuple):
     """The model that a drafter drafts for."""
 
     name: str
-    """As it is given, or as a config.json has it."""
+    """Its name as it is given, or as a config.json has it."""
     named_after: str = ""
     """The file that it is only called after."""
     config: str = ""

@@ -7,10 +7,11 @@ as objects or as the text of bodies.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
+
+from simulator.bodies import REQUESTS, RESPONSES, opened
 
 FORMS = '"turns" (texts), "messages" (role and content), "conversations" (from and value) or "prompt" (a text)'
 """What a row must have one of."""
@@ -21,11 +22,10 @@ _NAMES = ("id", "question_id", "prompt_id", "custom_id")
 """Fields that name a row, the first of them that is there."""
 _DOMAINS = ("domain", "category")
 """Fields that say what kind of work it is."""
-_REQUESTS: Final = ("request", "request_body", "requestBody", "request_payload", "input", "body", "kwargs", "payload")
-_RESPONSES: Final = ("response", "response_body", "responseBody", "response_payload", "output", "completion", "result")
-"""Under which gateways keep what was asked, and what was answered."""
-_OF_A_GATEWAY: Final = {"path", "url", "uri", "endpoint", "method", "call_type", *_REQUESTS[:3], *_RESPONSES[:3]}
+_OF_A_GATEWAY: Final = {"path", "url", "uri", "endpoint", "method", "call_type", *REQUESTS[:3], *RESPONSES[:3]}
 """Fields of rows that stand for requests, whatever they were for."""
+_TO_BE_FETCHED: Final = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
+"""What SPEED-Bench, as it is published, has in place of texts that are others' to publish."""
 _SETTINGS: Final = ("model_parameters", "modelParameters", "optional_params", "parameters", "params")
 """Under which they keep how it was to be sampled, where that is not in the request."""
 _CONSTRAINTS: Final = (
@@ -107,8 +107,8 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
 
 def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
     """What was asked, and the answer; of a row that is a conversation by itself, the row. Raises Unusable."""
-    asked = next(_bodies(row, _REQUESTS, ("messages", "prompt")), row)
-    answered = next(_bodies(row, _RESPONSES, ("choices", "content", "error")), row if "choices" in row else None)
+    asked = next(_bodies(row, REQUESTS, ("messages", "prompt")), row)
+    answered = next(_bodies(row, RESPONSES, ("choices", "content", "error")), row if "choices" in row else None)
     logged = asked is not row or answered is not None or bool(_OF_A_GATEWAY & row.keys())
     if logged and _failed(row, answered):
         raise Unusable("that failed")
@@ -122,48 +122,12 @@ def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
 def _bodies(row: Mapping[str, Any], names: Sequence[str], fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Objects under these names that have one of the fields, or hold one that has as their body."""
     for name in names:
-        found = _opened(row.get(name))
+        found = opened(row.get(name))
         if isinstance(found, list) and "messages" in fields and all(isinstance(one, dict) for one in found):
             found = {"messages": found} if found else None
-        for one in (found, _opened(found.get("body")) if isinstance(found, dict) else None):
+        for one in (found, opened(found.get("body")) if isinstance(found, dict) else None):
             if isinstance(one, dict) and any(field in one for field in fields):
                 yield one
-
-
-def _opened(value: Any) -> Any:
-    """A body, which may be kept as the text that went over the wire: JSON, or the events of a stream."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("data:"):
-        return _streamed(text)
-    if text.startswith(("{", "[")):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-    return None
-
-
-def _streamed(text: str) -> dict[str, Any]:
-    """The answer of a stream's events, put together."""
-    said, last = list[str](), dict[str, Any]()
-    choice: dict[str, Any] = {}
-    for line in text.splitlines():
-        event = _opened(line.removeprefix("data:").strip()) if line.startswith("data:") else None
-        if not isinstance(event, dict):
-            continue
-        last |= {name: value for name, value in event.items() if value}
-        for one in event.get("choices") or ():
-            delta = one.get("delta") or {}
-            said.append(delta.get("content") or "")
-            choice |= {name: value for name, value in one.items() if value is not None}
-            if delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning"):
-                choice["besides"] = "with tools" if delta.get("tool_calls") else "with reasoning"
-    message = {"role": "assistant", "content": "".join(said)}
-    if choice.get("besides"):
-        message["tool_calls" if choice["besides"] == "with tools" else "reasoning"] = "…"
-    return {**last, "choices": [{**choice, "message": message}]}
 
 
 def _failed(row: Mapping[str, Any], answered: Mapping[str, Any] | None) -> bool:
@@ -232,9 +196,11 @@ def _otherwise(message: Mapping[str, Any], settings: Mapping[str, Any], finish: 
 def _spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(speaker, text, why it is not all that was said) in order. Raises ValueError."""
     if (turns := row.get("turns")) is not None:
-        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t for t in turns):
-            raise ValueError('"turns" must be a list of at least one non-empty string')
-        yield from (("user", turn, "") for turn in turns)
+        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+            raise ValueError('"turns" must be a list of at least one text')
+        if any(_TO_BE_FETCHED in turn for turn in turns):
+            raise Unusable("whose text SPEED-Bench's file leaves out (its own script fetches it)")
+        yield from (("user", turn, "") for turn in turns if turn)
     elif (said := row.get("messages")) is not None:
         yield from _messages("messages", said, "role", "content")
     elif (said := row.get("conversations")) is not None:

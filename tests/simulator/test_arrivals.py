@@ -311,7 +311,56 @@ def test_sessions_of_weka_have_blocks_of_their_own(written: Write) -> None:
     assert found.arrival_s.tolist() == [0, 0, 2, 2]
     assert found.blocks is not None
     assert (found.blocks.tokens, found.blocks.ids.tolist()) == (64, [0, 1, 0, 1])
-    assert "2 markers of subagents" in found.notes[-1]
+    assert "2 marks of agents" in found.notes[-1]
+
+
+@pytest.mark.parametrize("began", [0.0, 3.0])
+@pytest.mark.parametrize("first", [False, True])
+def test_what_agents_within_a_session_asked_is_load(began: float, first: bool, written: Write) -> None:
+    """Their times are the session's, or count from where they take over; blocks are the session's."""
+    deeper = {"t": 9.0, "type": "subagent", "requests": [{"t": 0.0 if began else 9.0, "in": 64, "out": 6, "hash_ids": [5]}]}
+    inner = [{"t": 3.0 - began, "in": 192, "out": 40, "hash_ids": [5, 6, 7]}]
+    inner += [{"t": 8.0 - began, "in": 320, "out": 60, "hash_ids": [5, 6, 7, 8, 9]}]
+    agents: list[dict[str, object]] = [{"t": 3.0, "type": "subagent", "requests": inner}, deeper]
+    own: list[dict[str, object]] = [{"t": 0.0, "in": 256, "out": 50, "hash_ids": [1, 2, 3, 4]}]
+    last: list[dict[str, object]] = [{"t": 30.0, "in": 384, "out": 30, "hash_ids": [1, 2, 3, 4, 10, 11]}]
+    rows = [*agents, *own, *last] if first else [*own, *agents, *last]
+    session = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": rows}
+    found = RecordedRequests.read(written("weka.jsonl", json.dumps(session) + "\n"))  # type: ignore[operator]
+    assert found.arrival_s.tolist() == [0, 3, 8, 9, 30]
+    assert found.output_tokens.tolist() == [50, 40, 60, 6, 30]
+    assert found.blocks is not None
+    sets = [set(found.blocks.of(i)) for i in range(5)]
+    assert [len(own & set().union(*sets[:i])) for i, own in enumerate(sets)] == [0, 0, 3, 1, 4]
+
+
+def test_one_session_that_begins_late_has_a_clock_of_its_own_too(written: Write) -> None:
+    """Its first request came to nothing."""
+    sessions = [{"requests": [{"t": 0.0, "in": 5, "out": int(i != 1)}, {"t": 2.5, "in": 5, "out": 3}]} for i in range(3)]
+    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, sessions))))  # type: ignore[operator]
+    assert any("3 sessions" in note for note in found.notes)
+    apart = [{"requests": [{"t": 60.0 * i, "in": 5, "out": 3}]} for i in range(3)]
+    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, apart))))  # type: ignore[operator]
+    assert not any("sessions" in note for note in found.notes)
+
+
+def test_a_block_is_found_only_behind_the_same_blocks(written: Write) -> None:
+    """Bailian's hashes are of a block by itself: one that stands twice in a prompt is two blocks, and elsewhere another."""
+    hashes = [[1, 10, 11], [2, 20, 21], [1, 20, 21], [1, 10, 10, 10]]
+    rows = [
+        {"chat_id": i, "timestamp": 30 * i, "input_length": 16 * len(own), "output_length": 1, "hash_ids": own}
+        for i, own in enumerate(hashes)
+    ]
+    found = RecordedRequests.read(written("bailian.jsonl", "\n".join(map(json.dumps, rows))))  # type: ignore[operator]
+    assert found.blocks is not None
+    seen, hits = set[tuple[int, ...]](), list[int]()
+    for own in hashes:  # the slow and obvious twin
+        prefixes = [tuple(own[: n + 1]) for n in range(len(own))]
+        hits.append(sum(prefix in seen for prefix in prefixes))
+        seen |= set(prefixes)
+    sets = [set(found.blocks.of(i)) for i in range(4)]
+    assert [len(own) for own in sets] == [3, 3, 3, 4]
+    assert [len(own & set().union(*sets[:i])) for i, own in enumerate(sets)] == hits == [0, 0, 1, 2]
 
 
 def test_sessions_with_clocks_of_their_own_are_told(written: Write) -> None:
@@ -357,6 +406,94 @@ def test_times_in_another_unit_than_the_formats_are_noticed(written: Write) -> N
     assert any("milliseconds" in note and "--speed 0.001" in note for note in found.notes)
 
 
+def test_a_prompt_of_anthropics_usage_is_all_that_was_read(written: Write) -> None:
+    """Most of it from a cache, and all of it at times."""
+    cached = {"cache_creation_input_tokens": 1200, "cache_read_input_tokens": 18000, "output_tokens": 150}
+    text = gateway(usage={"input_tokens": 3, **cached}) + gateway(usage={"input_tokens": 0, **cached})
+    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
+    assert found.prompt_tokens.tolist() == [19203, 19200]
+
+
+def test_what_no_engine_decoded_is_no_load(written: Write) -> None:
+    """Embeddings, though they count 0 tokens of an answer, and what a gateway had in its own cache."""
+    embedded = {"prompt_tokens": 512, "total_tokens": 512, "completion_tokens": 0}
+    text = (
+        gateway() + gateway(usage=embedded, path="/v1/embeddings") * 2 + gateway(cache_hit="True") + gateway(cache_hit=False)
+    )
+    text += gateway(usage=embedded, call_type="aembedding", path=None) + gateway(usage=embedded)  # a client that went away
+    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
+    assert found.output_tokens.tolist() == [3, 3, 1]
+    assert "4 lines" in found.notes[-1]
+
+
+def test_requests_of_several_models_are_told(written: Write) -> None:
+    text = gateway(model="8b") * 3 + gateway(model="70b") + gateway(response=json.dumps({"model": "8b"}))
+    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
+    [note] = [note for note in found.notes if "models" in note]
+    assert "4 8b, 1 70b" in note
+    assert not any("models" in note for note in RecordedRequests.read(written("b.jsonl", gateway(model="8b") * 2)).notes)  # type: ignore[operator]
+    burst = RecordedRequests.read(written("burst.csv", FORMS["burst.csv"].replace("5,GPT-4", "5,ChatGPT")))  # type: ignore[operator]
+    assert any("2 models" in note for note in burst.notes)
+
+
+def test_answers_of_unknown_length_make_the_load_less_than_it_was(written: Write) -> None:
+    """Streams say their usage only where they are asked to."""
+    text = gateway() * 10 + gateway(usage=None) * 30 + gateway(usage=None, path="/health") + gateway(usage=None, status=503)
+    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
+    [note] = [note for note in found.notes if "include_usage" in note]
+    assert "30 of 40" in note
+    assert "--speed 4 " in note
+
+
+@pytest.mark.parametrize(
+    ("fields", "came"),
+    [
+        ({"latency": "8.53s"}, -8.53),
+        ({"latency": "250ms"}, -0.25),
+        ({"duration": "1m3.5s"}, -63.5),
+        ({"upstream_response_time": "0.5, 8.0"}, -8.5),
+        ({"upstream_response_time": "-"}, 0.0),
+        ({"request_time": "8.531", "upstream_response_time": "8.5"}, -8.531),
+        ({"latency": "soon"}, None),
+        ({"latency": "8.53"}, None),
+    ],
+)
+def test_durations_as_text(fields: dict[str, str], came: float | None, written: Write) -> None:
+    text = gateway(time="2026-11-03T09:02:00Z", **fields) + gateway(time="2026-11-03T09:02:00Z", duration_s=100)
+    file = written("a.jsonl", text)  # type: ignore[operator]
+    if came is None:
+        with pytest.raises(InputError, match="has no unit"):
+            RecordedRequests.read(file)
+        return
+    assert RecordedRequests.read(file).arrival_s == pytest.approx([0, 100 + came])
+
+
+@pytest.mark.parametrize("wrapped", ["cut", "banner", "brackets", "warnings", "docker", "kubernetes"])
+def test_a_log_as_it_is_copied_off_a_machine(wrapped: str, written: Write) -> None:
+    """What a program says beside is counted; the last line may be cut; runtimes wrap each line."""
+    lines = [gateway(time=f"2026-11-03T09:00:0{i}Z") for i in range(4)]
+    text = {
+        "cut": "".join(lines) + gateway()[:50],
+        "banner": "INFO starting gateway on :8080\n" + "".join(lines),
+        "brackets": "[2026-11-03 09:00] INFO starting\n" + "".join(lines),
+        "warnings": lines[0] + "WARN slow upstream\n" + "".join(lines[1:]),
+        "docker": "".join(
+            json.dumps({"log": line, "stream": "stdout", "time": "2026-11-03T10:00:00Z"}) + "\n" for line in lines
+        ),
+        "kubernetes": "".join(f"2026-11-03T10:00:00.1Z stdout F {line}" for line in lines),
+    }[wrapped]
+    found = RecordedRequests.read(written("a.log", text))  # type: ignore[operator]
+    assert found.arrival_s.tolist() == [0, 1, 2, 3]
+    noise = {"docker": 0, "kubernetes": 0}.get(wrapped, 1)
+    assert any("not load: 1 line" in note for note in found.notes) == bool(noise)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        RecordedRequests.read(tmp_path)
+
+
+STREAM = 'data: {"choices": []}\n\ndata: {"usage": {"prompt_tokens": 100, "completion_tokens": 20}}\n\ndata: [DONE]\n'
 LITELLM = {
     "call_type": "acompletion",
     "prompt_tokens": 100,
@@ -378,6 +515,25 @@ GATEWAYS: dict[str, Callable[[int], dict[str, Any]]] = {
         "start_time": f"2026-11-26T10:00:0{2 * i}.000Z", "duration": 1500,
         "usage": {"prompt_tokens": "100", "completion_tokens": "20"},
     },
+    "Envoy's AI": lambda i: {
+        "start_time": f"2026-11-26T10:00:0{2 * i}.000Z", "duration": 1526, "genai_model_name": "m", "response_code": 200,
+        "genai_tokens_input": 100, "genai_tokens_output": 20, "x-envoy-origin-path": "/v1/chat/completions",
+    },
+    "OpenTelemetry's names": lambda i: {
+        "time": f"2026-11-26T10:00:0{2 * i}Z", "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 20,
+    },
+    "the body as text": lambda i: {
+        "time": f"2026-11-26T10:00:0{2 * i}Z", "response_body": '{"usage": {"prompt_tokens": 100, "completion_tokens": 20}}',
+    },
+    "a stream": lambda i: {"time": f"2026-11-26T10:00:0{2 * i}Z", "request": "POST /v1/completions", "response": STREAM},
+    "nginx": lambda i: {
+        "time_iso8601": f"2026-11-26T10:00:0{2 * i}+00:00", "prompt_tokens": "100", "completion_tokens": "20",
+        "request": "POST /v1/chat/completions HTTP/1.1", "status": "200",
+    },
+    "nginx's local time": lambda i: {
+        "time": f"26/Nov/2026:11:00:0{2 * i} +0100", "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+    },
+    "nginx's msec": lambda i: {"msec": f"{1764150000.25 + 2 * i}", "input_tokens": "100", "output_tokens": "20"},
 }  # fmt: skip
 
 
