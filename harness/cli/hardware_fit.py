@@ -219,6 +219,8 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
 
 def _print_unsaid(console: Console, posterior: Posterior) -> None:
     """What is weighed because nobody says it."""
+    from harness.hardware.terms import TERMS
+
     if len(posterior.captured) > 1:
         sizes = [f"to {size:,} {weight:.0%}" for size, weight in posterior.captured.items()]
         say(console, f"captured sizes, which nobody says, may go {', '.join(sizes)}; --captured N where you know")
@@ -229,6 +231,12 @@ def _print_unsaid(console: Console, posterior: Posterior) -> None:
             console,
             f"{kind} gives less than none wherever it was measured; if it drafts for one request after another "
             f"({weight:.0%} by the rows), every further user makes it worse: measure it at many before you rely on it",
+        )
+    if unknown := [name for name in posterior.best.names if name not in TERMS]:
+        say(
+            console,
+            f"{'; '.join(unknown)}: in no row, and weighed with the rest; accepted_length, survival or --run would make all "
+            "of this surer",
         )
     if strained := posterior.best.strained():
         say(
@@ -276,14 +284,17 @@ def _said(name: str) -> str:
 
 
 def _print_predictions(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
-    from harness.hardware.forecast import crossovers, predictions, winners
+    from harness.hardware.forecast import crossovers, overloads, predictions, winners
     from harness.hardware.measured import METRICS
 
     told, best = predictions(found, points), found.best
     say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
     _print_unsaid(console, found)
+    more = overloads(found, points)
+    for over in more:
+        say(console, f"{over.point.name}: more than can be answered, which is about {four_digits(over.most_per_s)} a second")
     if not told:
-        say(console, "no row is to be predicted: mark some `predict`")
+        say(console, "no row is to be predicted: mark some `predict`" if not more else "nothing else is to be predicted")
         return
     lines = []
     for one in told:
@@ -350,7 +361,7 @@ def _content(posterior: Posterior) -> dict[str, Any]:
 
 
 def _predicted_content(found: Posterior, points: Sequence[MeasuredPoint]) -> dict[str, Any]:
-    from harness.hardware.forecast import crossovers, predictions, winners
+    from harness.hardware.forecast import crossovers, overloads, predictions, winners
 
     return {
         "predicted": [
@@ -365,4 +376,8 @@ def _predicted_content(found: Posterior, points: Sequence[MeasuredPoint]) -> dic
             for b in winners(found, points)
         ],
         "crossovers": [crossed._asdict() for crossed in crossovers(found, points)],
+        "overloads": [
+            {"line": over.point.line, "point": over.point.name, "most_per_s": over.most_per_s}
+            for over in overloads(found, points)
+        ],
     }  # fmt: skip

@@ -261,7 +261,7 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
 
 
 def place_of(point: MeasuredPoint, loop: Loop) -> Place:
-    return Place(float(np.log2(loop.running(dict.fromkeys(TERMS, 1.0)))), point.what, loop.outside)
+    return Place(float(np.log2(loop.running(dict.fromkeys(TERMS, 1.0)))), point.what, loop.outside, point.line)
 
 
 def _prior(base: Base, name: str) -> float:

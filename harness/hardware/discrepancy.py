@@ -33,6 +33,8 @@ LOAD: Final = 0.03
 EACH: Final = 0.04
 """The same of what is off for one way to draft at one load alone: by how much gains of published tables are off a smooth
 line over loads, 0.03 to 0.05 in most."""
+_TOGETHER: Final = 0.9
+"""Correlation of what two values of one measurement are off by, as throughput and the time of a token: assumed."""
 _LOAD_LENGTH: Final = 0.5
 """Doublings over which its correlation falls to 1/e."""
 
@@ -46,6 +48,8 @@ class Place(NamedTuple):
     """What drafts; `none` where nothing does."""
     outside: float = 0.0
     """The share of steps that are larger than any captured size."""
+    row: int | None = None
+    """Of which measurement it is; None is one by itself."""
 
 
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
@@ -103,5 +107,8 @@ class Left:
 
 
 def scatter(places: Sequence[Place], noise: float) -> Floats:
-    """Covariance of what is measured at places about the profile."""
-    return np.asarray(shared(places, places) + noise**2 * np.eye(len(places)), np.float64)
+    """Covariance of what is measured at places about the profile. Two values of one measurement are off together."""
+    rows = [i if one.row is None else f"row {one.row}" for i, one in enumerate(places)]
+    together = np.array([[a == b for b in rows] for a in rows]).reshape(len(rows), len(rows))
+    off = noise**2 * (_TOGETHER * together + (1 - _TOGETHER) * np.eye(len(places)))
+    return np.asarray(shared(places, places) + off, np.float64)

@@ -62,11 +62,24 @@ class Crossover(NamedTuple):
     """Loads at which its gain may be a loss, or its loss a gain."""
 
 
+class Overload(NamedTuple):
+    """A row of which more requests arrive than can be answered: its times grow with how long it goes on."""
+
+    point: MeasuredPoint
+    most_per_s: float
+    """Answers a second, at most."""
+
+
+def overloads(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Overload]:
+    """The rows that are to be predicted and nothing can be said of."""
+    return [Overload(point, most) for point in points if not point.given and (most := found.most_per_s(point)) is not None]
+
+
 def predictions(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Predicted]:
-    """All values of the rows that are to be predicted."""
+    """All values of the rows that are to be predicted, and can be served."""
     return [
         Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
-        for point in points if not point.given
+        for point in points if not point.given and found.most_per_s(point) is None
         for metric in (tuple(point.values) or (_SHOWN if point.load.users is not None else _SHOWN_OPEN,))
     ]  # fmt: skip
 
@@ -128,7 +141,7 @@ def _comparable(found: Posterior, points: Sequence[MeasuredPoint]) -> list[list[
     """
     groups: dict[object, dict[str, MeasuredPoint]] = {}
     for point in points:
-        if found.timed(point):
+        if found.timed(point) or found.most_per_s(point) is not None:
             continue
         groups.setdefault(point.traffic, {}).setdefault(point.what, point)
     some = [list(group.values()) for group in groups.values() if len(group) > 1]

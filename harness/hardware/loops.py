@@ -48,6 +48,8 @@ _FLOORS_S: Final = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 """What launching the kernels of a pass takes, at which the target's passes are simulated; linear in between."""
 _MOST_USERS, _ROOM = 1024, 4.0
 """Closed loops behind an open one: so many users at most, and as many as finish so many times its answers by the base."""
+_GROWS: Final = 1.03
+"""Times as many answers a second that twice as many users are to get, to be worth a loop."""
 ACCEPTED: Final = 0.75
 """The share of draft tokens, among those before which all were accepted, that is taken to be accepted where nobody knows:
 published accepted lengths come to 0.6 to 0.93 (`results/published/field`: InferenceX's golden ones, vLLM's blogs)."""
@@ -142,6 +144,10 @@ class Open:
         there = self._between([loop.value(metric, factors, gpus) for loop in self.loops])
         return float(found @ there)
 
+    def most_per_s(self, factors: Factors) -> float:
+        """Answers a second that the largest loop finishes: at more arrivals, ever more wait."""
+        return self.loops[-1].value("output_tok_s", factors, 1) / self.output_tokens
+
     def running(self, factors: Factors) -> float:
         """Requests that run at once, as who comes finds it, himself included."""
         return float(self._found(factors) @ np.arange(1, self.users[-1] + 1))
@@ -181,6 +187,12 @@ class Unsure:
     kind: str
     loops: tuple[Served | Open, ...]
     """For each of `_ODDS`."""
+
+    def most_per_s(self, factors: Factors) -> float:
+        """See `Open`, which its loops have to be."""
+        loop = self.loops[len(_ODDS) // 2]
+        assert isinstance(loop, Open)
+        return loop.most_per_s(factors)
 
     def running(self, factors: Factors) -> float:
         """Requests that run at once, whatever is accepted, roughly."""
@@ -280,11 +292,11 @@ def opened(point: MeasuredPoint, base: Base, kept: Kept | None = None) -> Open:
     base = replace(base, answers=VARIED)  # who comes at random is in step with nobody
     ones: dict[str, float] = dict.fromkeys(TERMS, 1.0)
     users, loops = [1], [serve(replace(point, load=Users(1)), base, kept)]
-    rate = point.load.rate_per_s
+    rate, answered = point.load.rate_per_s, list[float]()
     while users[-1] < _MOST_USERS:
-        answered = loops[-1].value("output_tok_s", ones, 1) / point.output_tokens
-        if answered > _ROOM * rate:
-            break
+        answered.append(loops[-1].value("output_tok_s", ones, 1) / point.output_tokens)
+        if answered[-1] > _ROOM * rate or (len(answered) > 1 and answered[-1] < _GROWS * answered[-2]):
+            break  # there is room enough, or more users wait for what contexts leave
         users.append(2 * users[-1])
         loops.append(serve(replace(point, load=Users(users[-1])), base, kept))
     return Open(rate, point.output_tokens, tuple(users), tuple(loops))

@@ -41,14 +41,22 @@ _ALSO: Final[Mapping[str, str]] = {
     "users": "concurrency", "max_concurrency": "concurrency", "request_rate": "rate", "num_prompts": "requests",
     "method": "drafter", "k": "drafted_tokens", "drafted": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
     "acceptance_length": "accepted_length", "spec_decode_acceptance_length": "accepted_length",
-    "isl": "prompt_tokens", "input_tokens": "prompt_tokens", "osl": "output_tokens", "output_throughput": "output_tok_s",
+    "mean_acceptance_length": "accepted_length", "accept_length": "accepted_length",
+    "spec_accept_length": "accepted_length", "isl": "prompt_tokens", "input_tokens": "prompt_tokens",
+    "input_len": "prompt_tokens", "input_length": "prompt_tokens", "random_input_len": "prompt_tokens",
+    "osl": "output_tokens", "output_len": "output_tokens", "output_length": "output_tokens",
+    "random_output_len": "output_tokens", "output_throughput": "output_tok_s",
     "output_token_throughput": "output_tok_s", "output_tok/s": "output_tok_s", "output_tok/s/gpu": "output_tok_s_per_gpu",
     "tpot": "tpot_ms", "median_tpot": "tpot_ms", "median_tpot_ms": "tpot_ms", "mean_tpot": "tpot_mean_ms",
     "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
 }  # fmt: skip
 """Names of columns elsewhere, as heads are compared."""
-_OTHERS: Final = re.compile(r"total_|p\d+_|std_|max_output|(request|total_token|input)_throughput")
-"""How columns of load generators begin that are not read, and are near to the names of those that are."""
+_OTHERS: Final = re.compile(r"total_|p\d+_|std_|max_output|(request|total_token|input)_throughput|.*_(?:per_)?user$")
+"""What columns of load generators are called that are not read, and are near to the names of those that are."""
+_NOTHING: Final = frozenset({"-", "–", "—", "n/a", "na", "nan", "null", "oom", "#n/a"})
+"""What stands in cells of which nobody knows the number."""
+_LENGTHS: Final[Mapping[str, int]] = {"prompt_tokens": 512, "output_tokens": 256}
+"""Columns of means, and what is taken where nobody says."""
 _UNITS: Final[Mapping[str, tuple[str, ...]]] = {
     "concurrency": ("users", "requests"), "rate": ("1/s", "req/s", "requests/s"), "requests": ("requests",),
     "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "prompt_tokens": ("tokens",),
@@ -93,6 +101,8 @@ class MeasuredPoint:
     """Context of each request, where steps were timed at one."""
     given: bool
     """Whether a profile may be fitted to it; else it is to be predicted."""
+    idle: bool = False
+    """Whether a drafter is there, and drafts nothing."""
 
     @property
     def what(self) -> str:
@@ -161,12 +171,7 @@ def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
 
 def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) -> Measured:
     """The points of a file. Raises InputError, naming line, column and fix; `say` hears how unclear cells were read."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{file}: not readable: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not UTF-8 text") from None
+    lines = _lines(file)
     told = [line for line in lines if line.lstrip().startswith("#")]
     rows = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     if len(rows) < 2:
@@ -183,11 +188,13 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
             for head, cell in zip(heads, cells, strict=False)
             for number in _numbers(head, cell)
         ),
+        apart,
         file,
     )
-    points, seen = list[MeasuredPoint](), dict[tuple[str, ...], int]()
+    points, seen, remarks = list[MeasuredPoint](), dict[tuple[str, ...], int](), dict[str, list[str]]()
     for number, cells in table.items():
         row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell and head}
+        row = {head: cell for head, cell in row.items() if head not in _UNITS or cell.lower() not in _NOTHING}
         if not row:
             continue
         first = seen.setdefault(tuple(cells), number)
@@ -195,9 +202,19 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
             say(f"note: line {number} of {file} is line {first} again, and counts once")
             continue
         try:
-            points.append(_point(number, {head: _with_points(head, cell, mark) for head, cell in row.items()}))
+            row = {head: _with_points(head, cell, mark) for head, cell in row.items()}
+            heard = list[str]()
+            points.append(_point(number, row, heard.append))
         except ValueError as error:
             raise InputError(f"{file}, line {number}: {error}") from None
+        for remark in heard:
+            remarks.setdefault(remark, []).append(str(number))
+    for remark, lines in remarks.items():
+        say(f"note: {file}, {'line' if len(lines) == 1 else 'lines'} {', '.join(lines)}: {remark}")
+    for name, length in _LENGTHS.items():
+        if name not in heads:
+            say(f"note: no column of {file} is {name}: {length} are taken")
+    points = _known_of_others(_told_apart(points, file, say), say)
     if any(point.given and not point.values for point in points):
         say("note: given rows without anything measured say nothing")
     for shown in departures("\n".join(told)):
@@ -206,6 +223,54 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     if wrong := [size for size in sizes if not 0 < len(size) <= 5 or int(size) > MOST_CAPTURED]:
         raise InputError(f"{file}: captured sizes to {wrong[0] or 0}: must be from 1 to {MOST_CAPTURED:,}")
     return Measured(tuple(points), int(sizes[-1]) if sizes else None)
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file; one that tells spreadsheets what sets columns apart is for them. Raises InputError."""
+    try:
+        raw = file.read_bytes()
+        wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        lines = raw.decode("utf-16" if wide else "utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{file}: not readable: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not UTF-8 text; save it as CSV UTF-8") from None
+    return ["" if re.fullmatch(r"(?i)sep=.", line.strip()) else line for line in lines]
+
+
+def _told_apart(points: Sequence[MeasuredPoint], file: Path, say: Callable[[str], None]) -> list[MeasuredPoint]:
+    """The points, without those of a drafter that idled where there are some without a drafter. Raises InputError where two
+    drafters of one name are in one file: nobody could tell which a line is about."""
+    plain = {point.traffic for point in points if point.kind == "none" and not point.idle}
+    kept, seen = list[MeasuredPoint](), dict[object, MeasuredPoint]()
+    for point in points:
+        if point.idle and point.traffic in plain:
+            say(f"note: line {point.line} of {file}: of a drafter that idles, and left out: others there have none")
+            continue
+        first = seen.setdefault((point.traffic, point.kind, str(point.policy)), point)
+        if point.averages is not None and first.averages is not None and point.averages != first.averages:
+            raise InputError(
+                f"{file}, lines {first.line} and {point.line}: are of {point.what} at one load with two acceptances; give "
+                "two drafters a file each, with the lines without speculation in both"
+            )
+        kept.append(point)
+    return kept
+
+
+def _known_of_others(points: Sequence[MeasuredPoint], say: Callable[[str], None]) -> list[MeasuredPoint]:
+    """The points, with the acceptance that rows of the same drafter and as many drafted tokens say, of the nearest load."""
+    filled, lines = list[MeasuredPoint](), list[str]()
+    for point in points:
+        like = [one for one in points if (one.kind, one.gamma) == (point.kind, point.gamma) and one.averages is not None]
+        if point.gamma and point.averages is None and like:
+            size = math.log(point.load.size or 1)
+            nearest = min(like, key=lambda one: abs(math.log(one.load.size or 1) - size))
+            lines.append(str(point.line))
+            point = replace(point, averages=nearest.averages)
+        filled.append(point)
+    if lines:
+        say(f"note: lines {', '.join(lines)} say no acceptance: that of their drafter's other lines is taken")
+    return filled
 
 
 def _cells(line: str, apart: str) -> list[str]:
@@ -223,9 +288,9 @@ def _numbers(head: str, cell: str) -> list[str]:
     return re.split(r"[,\s]+", cell) if "." in cell else cell.split()
 
 
-def _decimal_mark(written: Iterable[str], file: Path) -> str:
-    """What stands before the decimals of a file's numbers: the last of two marks, or one that sets no thousands apart.
-    Raises InputError where numbers differ in it, or none tells."""
+def _decimal_mark(written: Iterable[str], apart: str, file: Path) -> str:
+    """What stands before the decimals of a file's numbers: the last of two marks, or one that sets no thousands apart; where
+    semicolons set columns apart, points may. Raises InputError where numbers differ in it, or none tells."""
     found, unclear = set[str](), ""
     for number in written:
         marks = re.findall(r"[.,]", number)
@@ -234,7 +299,7 @@ def _decimal_mark(written: Iterable[str], file: Path) -> str:
         if len(set(marks)) == 1 and _THOUSANDS.fullmatch(number):
             if len(marks) > 1:
                 found |= {".", ","} - {marks[-1]}
-            elif marks == [","]:
+            elif marks == [","] or apart == ";":
                 unclear = number
         else:
             found.add(marks[-1])
@@ -270,30 +335,46 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
     if twice := [head for head in heads if head and heads.count(head) > 1]:
         raise InputError(f"{file}: column {twice[0]!r} is there twice")
     if not {"concurrency", "rate"} & set(heads):
-        raise InputError(f"{file}: a column concurrency, or rate, is needed")
+        raise InputError(f"{file}: a column concurrency, or rate, is needed; a line that begins with # is no head")
     if others:
         say(f"note: not read of {file}: {', '.join(others)}; what is read: {', '.join(_COLUMNS)}")
     return heads
 
 
-def _point(line: int, row: Mapping[str, str]) -> MeasuredPoint:
+def _point(line: int, row: Mapping[str, str], say: Callable[[str], None]) -> MeasuredPoint:
     """Raises ValueError, naming the column."""
     if row.get("rate", "").lower() in ("inf", "infinity"):  # vLLM's bench, where users of a closed loop ask at once
         row = {name: cell for name, cell in row.items() if name != "rate"}
-    values = {name: _number(row, name) for name in METRICS if name in row}
+    if {"requests", "rate"} <= row.keys() and "concurrency" not in row:
+        row = {name: cell for name, cell in row.items() if name != "requests"}
+        say("requests are of a closed loop, and not read beside a rate, which goes on")
+    values = _values(row, say)
     role = row.get("role", "given" if values else "predict").lower()
     if role not in ("given", "predict"):
         raise ValueError(f"role {role!r} is not given or predict")
     if role == "given" and not values:
         raise ValueError(f"a given row needs one of {', '.join(METRICS)}")
-    kind, policy, gamma, averages = _drafting(row)
+    kind, policy, gamma, averages = _drafting(row, say)
     _check_together(row, values)
+    idle = kind == "none" and row.get("drafter", "none").lower() != "none"
+    lengths = {name: _count(row, name, otherwise) or otherwise for name, otherwise in _LENGTHS.items()}
     return MeasuredPoint(
         line=line, load=_load(row), requests=_count(row, "requests", None), kind=kind, policy=policy, gamma=gamma,
-        averages=averages, prompt_tokens=_count(row, "prompt_tokens", 512) or 512,
-        output_tokens=_count(row, "output_tokens", 256) or 256, values=values, context=_count(row, "context", None),
-        given=role == "given",
+        averages=averages, values=values, context=_count(row, "context", None), given=role == "given", idle=idle, **lengths,
     )  # fmt: skip
+
+
+def _values(row: Mapping[str, str], say: Callable[[str], None]) -> dict[Metric, float]:
+    """What was measured, each once. Raises ValueError."""
+    values = {name: _number(row, name) for name in METRICS if name in row}
+    if {"output_tok_s", "output_tok_s_per_gpu"} <= values.keys():
+        gpus = values["output_tok_s"] / values.pop("output_tok_s_per_gpu")
+        if not round(gpus) or abs(gpus / round(gpus) - 1) > _APART:
+            raise ValueError(f"output_tok_s is {gpus:.3g} times output_tok_s_per_gpu: of no whole number of GPUs")
+    if "rate" in row and {"tpot_ms", "tpot_mean_ms"} & values.keys() and "output_tok_s" in values:
+        del values["output_tok_s"]
+        say("output_tok_s is what arrives at a rate, and not read beside how fast a token comes")
+    return values
 
 
 def _check_together(row: Mapping[str, str], values: Mapping[Metric, float]) -> None:
@@ -301,8 +382,12 @@ def _check_together(row: Mapping[str, str], values: Mapping[Metric, float]) -> N
     requests, users = _count(row, "requests", None), _count(row, "concurrency", None)
     if requests is not None and users is not None and requests < users:
         raise ValueError(f"requests {requests} are fewer than the users of concurrency {users}: so many never run at once")
-    if requests is not None and "rate" in row:
-        raise ValueError("requests: are of a closed loop; a rate goes on")
+    if "rate" in row and "step_ms" in values:
+        raise ValueError("step_ms: is of so many requests; give their concurrency in place of a rate")
+    if "rate" in row and {"output_tok_s", "output_tok_s_per_gpu"} & values.keys():
+        raise ValueError("output_tok_s: is what arrives, at a rate that is kept up with; give tpot_ms or tpot_mean_ms")
+    if "step_ms" in values and len(values) > 1:
+        raise ValueError("step_ms: is of one step, and what stands beside it of answers; give the step a row of its own")
     if "context" in row and "step_ms" not in values:
         raise ValueError("context: says something of a step_ms alone")
     if row.get("output_tokens") == "1" and {"tpot_ms", "tpot_mean_ms"} & set(values):
@@ -311,22 +396,28 @@ def _check_together(row: Mapping[str, str], values: Mapping[Metric, float]) -> N
 
 def _load(row: Mapping[str, str]) -> Load:
     if ("concurrency" in row) == ("rate" in row):
-        raise ValueError("needs a concurrency or a rate, and not both")
+        every = "; where all were sent at once, concurrency is how many" if "requests" in row else ""
+        raise ValueError(f"needs a concurrency or a rate, and not both{every}")
     if "concurrency" in row:
         return Users(_count(row, "concurrency", None) or 1)
     return Arrivals(_number(row, "rate"))
 
 
-def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | None]:
-    """(kind, policy, γ, acceptance)."""
+def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, PolicySpec, int, Averages | None]:
+    """(kind, policy, γ, acceptance). Raises ValueError."""
     kind = row.get("drafter", "none").lower()
     if kind not in KINDS:
         raise ValueError(f"drafter {kind!r} is not one of {', '.join(KINDS)}")
     drafted = _count(row, "drafted_tokens", None, least=0)
     if kind == "none" or drafted == 0:
         told = [name for name in ("policy", "accepted_length", "survival") if row.get(name, "none") != "none"]
+        if told == ["accepted_length"] and _number(row, "accepted_length") == 1:
+            told = []
         if told or drafted:
-            raise ValueError(f"{(told or ['drafted_tokens'])[0]}: nothing drafts here; name the drafter, or leave it blank")
+            way = "leave it blank" if kind != "none" else "name the drafter, or leave it blank"
+            raise ValueError(f"{(told or ['drafted_tokens'])[0]}: nothing drafts here; {way}")
+        if kind != "none":
+            say(f"{kind} that drafts nothing is taken for no speculation; one that idles costs some 4 to 11 % of a step")
         return "none", NO_DRAFTER, 0, None
     survival = _of_column("survival", lambda: Averages(numbers(",".join(re.split(r"[,\s]+", row["survival"])))), row)
     try:
@@ -336,15 +427,18 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
     most = None if policy is None else _most(policy)
     if drafted is None:
         drafted = survival.gamma if survival else most
-    if drafted is None:
+    if not drafted:
         raise ValueError("drafted_tokens: how many tokens are drafted a round?")
     if survival is not None and survival.gamma < drafted:
         raise ValueError(f"survival has {survival.gamma} positions where {drafted} tokens are drafted")
     if survival is not None:
         survival = Averages(survival.survival[:drafted])
-    length = _of_column(
-        "accepted_length", lambda: Averages.of_accepted_length(_number(row, "accepted_length"), drafted), row
-    )
+    length = _of_column("accepted_length", lambda: _of_length(row, policy, drafted), row)
+    if kind == "ngram" and length is not None:
+        say(
+            "accepted_length of ngram is taken for tokens a step of a request; engines count those of a draft alone, and "
+            "most steps have none: 1 + accepted tokens over steps (docs/served.md)"
+        )
     if survival and length and abs(survival.accepted_length / length.accepted_length - 1) > _APART:
         raise ValueError(
             f"accepted_length {row['accepted_length']} and survival, which comes to {survival.accepted_length:.2f}, differ"
@@ -359,11 +453,24 @@ def _drafting(row: Mapping[str, str]) -> tuple[str, PolicySpec, int, Averages | 
     return kind, policy, drafted, survival or length
 
 
+def _of_length(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) -> Averages:
+    """Acceptance by tokens a round, which are of as many drafted tokens as the policy has at the row's load; alike at all
+    positions. Raises ValueError."""
+    tokens, k = _number(row, "accepted_length"), drafted
+    if policy is not None and policy.k_by_batch is not None:
+        if "concurrency" not in row:
+            raise ValueError("is of several numbers of drafted tokens; give survival")
+        k = min(policy.k_by_batch.at(_count(row, "concurrency", 1) or 1), drafted) or drafted  # of none it says nothing
+    some = Averages.of_accepted_length(tokens, k)
+    return Averages.of_conditional([some.conditional[0]] * drafted) if k < drafted else some
+
+
 def _most(policy: PolicySpec) -> int | None:
-    """The most tokens that a policy names."""
+    """The most tokens that a policy names; None where it takes a whole block, however long."""
     if policy.k_by_batch is None:
         return policy.k
-    return max((k for _, k in policy.k_by_batch.rows if k != WHOLE_BLOCK), default=None)
+    named = [k for _, k in policy.k_by_batch.rows]
+    return None if WHOLE_BLOCK in named else max(named)
 
 
 def _of_column(name: str, made: Callable[[], Averages], row: Mapping[str, str]) -> Averages | None:
@@ -390,8 +497,8 @@ def _count(row: Mapping[str, str], name: str, otherwise: Any, *, least: int = 1)
     if name not in row:
         return None if otherwise is None else int(otherwise)
     try:
-        value = whole(row[name])
-    except ValueError as error:
+        value = round(real(row[name])) if name in _LENGTHS else whole(re.sub(r"\.0+$", "", row[name]))
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{name}: {error}") from None
     if not least <= value <= _MOST[name]:
         raise ValueError(f"{name} must be from {least} to {_MOST[name]:,}, got {value:,}")

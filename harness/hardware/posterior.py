@@ -27,11 +27,12 @@ from harness.hardware.calibration import (
     slopes_of,
 )
 from harness.hardware.discrepancy import ALL, Combined
-from harness.hardware.loops import Floats, Timed
+from harness.hardware.loops import Floats, Served, Timed
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import Base, with_factors
 from simulator.hardware.cost import Longest, StepLoad
 from simulator.hardware.profile import Errors
+from simulator.load import Arrivals
 from simulator.policies import NO_DRAFTER
 
 _Z: Final = 1.96
@@ -97,6 +98,15 @@ class Posterior:
     def timed(self, point: MeasuredPoint) -> bool:
         """Whether a point is a step that was timed."""
         return isinstance(self.best.loops[point.line], Timed)
+
+    def most_per_s(self, point: MeasuredPoint) -> float | None:
+        """Answers a second that can be given at most of requests as a point's, where more of them arrive; None where all
+        are answered."""
+        loop = self.best.loops[point.line]
+        if not isinstance(point.load, Arrivals) or isinstance(loop, Served | Timed):
+            return None
+        most = loop.most_per_s(self.best.factors)
+        return most if point.load.rate_per_s >= most else None
 
     def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
         """What a measurement at a point would come to, its own noise included."""

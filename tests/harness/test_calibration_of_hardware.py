@@ -17,7 +17,7 @@ from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE, simulated
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
-from harness.hardware.forecast import crossovers, predictions, winners
+from harness.hardware.forecast import crossovers, overloads, predictions, winners
 from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of, timed
 from harness.hardware.measured import MeasuredPoint, base_profile, losing, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
@@ -38,6 +38,7 @@ from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Simulator, simulate
 
 PROFILE = find_profile("h100/qwen3-4b")
+DRAFTED = "concurrency,drafter,drafted_tokens,policy,accepted_length,output_tok_s\n"
 HEAD = "concurrency,drafter,drafted_tokens,accepted_length,prompt_tokens,output_tokens,output_tok_s,role\n"
 LINE = [1, 8, 32, 64, 128]
 
@@ -695,7 +696,7 @@ def test_files_of_other_hands_say_the_same(text: str, tmp_path: Path) -> None:
     assert one.values == {"tpot_ms": 12.5}
     assert one.averages is not None
     assert one.averages.survival == (0.72, 0.53, 0.38)
-    assert len(told) == ("date" in text) + ("fixed" in text)
+    assert len(told) == ("date" in text) + ("fixed" in text) + 2  # no lengths
 
 
 @pytest.mark.parametrize(
@@ -745,13 +746,21 @@ def test_equal_rows_of_two_runs_are_two_measurements(tmp_path: Path) -> None:
         (HEAD + "1,eagle3,,2,1,1,5,given\n", "drafted_tokens: how many"),
         (HEAD + "1,eagle3,3,5,1,1,5,given\n", "accepted_length: with γ = 3"),
         (HEAD + "1,none,0,2.0,1,1,5,given\n", "accepted_length: nothing drafts here"),
-        (HEAD + "1,none,0,,1,1,nan,given\n", "output_tok_s must be above 0"),
+        (HEAD + "1,none,0,,1,1,nan,given\n", "a given row needs one of"),
         (HEAD + "1,none,0,,1,1,-5,given\n", "output_tok_s must be above 0"),
         (HEAD + "1,none,0,,1,1,,given\n", "a given row needs one of"),
         (HEAD + "1,none,0,,1,1,5,later\n", "role 'later' is not given or predict"),
         (HEAD + "1,none,0,,1,1,5,given,7\n", "has 9 cells under 8 heads"),
         (HEAD + "9999999,none,0,,1,1,5,given\n", "concurrency must be from 1 to 8,192"),
         ("concurrency\n1\n", "its head has no commas"),
+        (DRAFTED + "64,eagle3,3,,2.1,2100\n64,eagle3,3,,2.9,2600\n", "lines 2 and 3: are of eagle3 fixed:3 at one load"),
+        (DRAFTED + "16,eagle3,,cutoff:32,,5\n", "drafted_tokens: how many"),
+        ("rate,drafter,policy,accepted_length,tpot_ms\n2,eagle3,k_by_batch:8=3/512=1,2.0,5\n", "give survival"),
+        ("concurrency,output_tok_s,step_ms\n8,5,9\n", "give the step a row of its own"),
+        ("rate,step_ms\n8,9\n", "step_ms: is of so many requests"),
+        ("rate,output_tok_s\n8,900\n", "output_tok_s: is what arrives"),
+        ("rate,num_prompts,output_tok_s\ninf,500,900\n", "concurrency is how many"),
+        ("users;output_tok_s\n1;987\n64;12.345\n", "12.345 may be a thousand times as much"),
         ("# captured sizes to 99999999999\n" + HEAD + "1,none,0,,1,1,5,given\n", "captured sizes to 99999999999: must be"),
         ("concurrency,requests,output_tok_s\n8,4,5\n", "requests 4 are fewer than the users"),
         ("concurrency,context,output_tok_s\n8,400,5\n", "context: says something of a step_ms"),
@@ -773,6 +782,91 @@ def test_wrong_files_name_line_column_and_fix(text: str, said: str, tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
+def test_of_a_table_accepted_tokens_are_of_as_many_as_it_drafts_there(tmp_path: Path) -> None:
+    """At 64 users 1.7 tokens of 1 drafted one are 0.7 of it; so as if the row said 1 and nothing of a table."""
+    table = "k_by_batch:8=7/32=3/512=1"
+    rows = f"64,eagle3,,{table},1.7,1\n64,eagle3,1,,1.7,1\n32,eagle3,,{table},2.6,1\n32,eagle3,3,,2.6,1\n"
+    (tmp_path / "m.csv").write_text(DRAFTED + rows)
+    given = [point.averages for point in read_measured(tmp_path / "m.csv").points]
+    assert all(given)
+    whole = [one.conditional[0] for one in given if one is not None]
+    assert whole[::2] == pytest.approx(whole[1::2])
+    assert [one.gamma for one in given if one is not None] == [7, 1, 7, 3]
+
+
+def test_acceptance_that_other_lines_say_is_taken_of_them(tmp_path: Path) -> None:
+    told = list[str]()
+    rows = "1,none,,,,1\n4,eagle3,3,,2.9,1\n64,eagle3,3,,2.5,1\n128,eagle3,3,,,\n128,eagle3,5,,,\n"
+    (tmp_path / "m.csv").write_text(DRAFTED + rows)
+    *_, near, other = read_measured(tmp_path / "m.csv", told.append).points
+    assert near.averages is not None
+    assert near.averages.accepted_length == pytest.approx(2.5)
+    assert other.averages is None
+    assert any("lines 5 say" in line or "lines 5 " in line for line in told)
+
+
+def test_a_drafter_that_idles_is_no_drafter_unless_there_are_lines_without(tmp_path: Path) -> None:
+    told = list[str]()
+    (tmp_path / "m.csv").write_text(DRAFTED + "64,eagle3,0,,1.0,1800\n64,none,0,,,2010\n8,eagle3,0,,,300\n")
+    found = read_measured(tmp_path / "m.csv", told.append).points
+    assert [point.values["output_tok_s"] for point in found] == [2010, 300]
+    assert any("left out" in line for line in told)
+
+
+def test_cells_as_spreadsheets_and_frames_write_them(tmp_path: Path) -> None:
+    """A file for Excel, in UTF-16; counts as floats; means of lengths; cells that say there is no number."""
+    text = "sep=;\nmax_concurrency;method;num_speculative_tokens;mean_acceptance_length;input_len;output_len;output_tok_s\n"
+    text += "1.0;none;0.0;N/A;211.7;99.5;44.5\n64.0;eagle3;3.0;2.63;211.7;99.5;OOM\n"
+    (tmp_path / "m.csv").write_text(text, encoding="utf-16")
+    one, other = read_measured(tmp_path / "m.csv").points
+    assert (one.load, one.prompt_tokens, one.output_tokens, one.values) == (Users(1), 212, 100, {"output_tok_s": 44.5})
+    assert (other.gamma, other.given, other.values) == (3, False, {})
+
+
+def test_a_benchs_requests_beside_a_rate_are_not_read(tmp_path: Path) -> None:
+    told = list[str]()
+    (tmp_path / "m.csv").write_text("request_rate,num_prompts,tpot_mean_ms,output_tok_s\n4,500,24,1024\n")
+    [point] = read_measured(tmp_path / "m.csv", told.append).points
+    assert (point.requests, point.values) == (None, {"tpot_mean_ms": 24})
+    assert sum("rate" in line for line in told) == 2
+
+
+def test_the_same_measurement_in_two_columns_is_one(tmp_path: Path) -> None:
+    """Intervals are as wide as with one, or nearly; of another number of GPUs it is a mistake."""
+    rows = (
+        "1,none,0,,44.6,{}",
+        "64,none,0,,2010,{}",
+        "64,eagle3,3,2.63,2390,{}",
+        "128,none,0,,,{}",
+        "128,eagle3,3,2.63,,{}",
+    )
+    head = "concurrency,drafter,drafted_tokens,accepted_length,output_tok_s,"
+    times = ["22.4", "31.8", "26.8", "", ""]
+
+    def widths(column: str, values: Sequence[str]) -> list[float]:
+        table = "\n".join(row.format(value) for row, value in zip(rows, values, strict=True))
+        (tmp_path / "m.csv").write_text(f"{head}{column}\n{table}\n")
+        read = read_measured(tmp_path / "m.csv").points
+        told = predictions(Posterior.of(read, [base()]), read)
+        return [float(np.log(one.forecast.high / one.forecast.low)) for one in told]
+
+    alone = widths("tpot_mean_ms", [""] * 5)
+    assert widths("output_tok_s_per_gpu", ["44.6", "2010", "2390", "", ""]) == pytest.approx(alone)
+    assert widths("tpot_mean_ms", times) > [0.85 * width for width in alone]
+    with pytest.raises(InputError, match="of no whole number of GPUs"):
+        widths("output_tok_s_per_gpu", ["60", "2010", "2390", "", ""])
+
+
+def test_more_than_can_be_answered_has_no_times(tmp_path: Path) -> None:
+    """And no winner; what can be answered is said."""
+    (tmp_path / "m.csv").write_text("rate,drafter,drafted_tokens,accepted_length,tpot_mean_ms\n2,none,0,,24\n400,none,0,,\n")
+    rows = read_measured(tmp_path / "m.csv").points
+    found = Posterior.of(rows, [base()])
+    assert predictions(found, rows) == []
+    [over] = overloads(found, rows)
+    assert 2 < over.most_per_s < 400
+
+
 def test_captured_sizes_are_read_from_a_line_for_people(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
     file.write_text("﻿# device: one L40S; vLLM, captured sizes to 1024\n" + HEAD + "1,none,0,,1,1,5,given\n")
@@ -788,4 +882,4 @@ def test_a_server_that_verifies_trees_is_told(tmp_path: Path) -> None:
     told.clear()
     file.write_text("# sglang --speculative-eagle-topk 1\nconcurrency,output_tok_s\n1,100\n")
     read_measured(file, told.append)
-    assert not told
+    assert not any("tree" in line for line in told)
