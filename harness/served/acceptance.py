@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from harness.served.draft_lengths import Shortener, Tries, all_tries, explained, shares_of_length, tries_of
 from harness.served.observed import Drafts, Interval, ServedRequest
 from harness.served.server import Server, design
 from simulator.records import SERVED
@@ -36,10 +37,11 @@ _FEWEST: Final = 8
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Shares of drafts whose position k is accepted, and of steps that have a draft, as draws of what they may be."""
+    """Shares of drafts whose position k is accepted, and of steps that have a draft, as draws of what they may be. Where the
+    engine made drafts short, shares are of drafts of K tokens."""
 
     survival: Floats
-    """[K], never rising."""
+    """[K], never rising; 0 beyond `known`."""
     coverage: float
     """Share of a request's steps with a proposal."""
     survivals: Floats
@@ -56,11 +58,22 @@ class Acceptance:
     """Whether requests, or stretches of time, are told apart."""
     by_position: bool
     """Whether positions are counted; else all are taken to be alike."""
+    shortener: Shortener
+    """Who made drafts shorter than K."""
+    known: int
+    """Tokens of the longest drafts of which there are enough; K unless the engine made them short."""
+    longer: Floats
+    """Share of drafts that would have at least k tokens, were K asked for, [K]."""
 
     @property
     def gamma(self) -> int:
         """K that was served."""
         return len(self.survival)
+
+    @property
+    def drafted(self) -> Floats:
+        """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.longer)])
 
     def tokens(self, k: int) -> float:
         """Tokens of a request in a step, were k tokens drafted."""
@@ -84,13 +97,19 @@ def interval(draws: npt.ArrayLike) -> tuple[float, float]:
 def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
     """The acceptance of a server that drafts, at least one of whose files counts drafts or states their length."""
     rng = np.random.default_rng([seed, 22])
-    positions = bool(server.drafts.accepted_at)
+    positions, shortener = bool(server.drafts.accepted_at), server.shortener
     drafts = server.drafts if positions else _alike(server)
     coverage = server.proposing
     units, what = _units(server) if positions else ((), "")
+    tries = None
+    if shortener == "engine":
+        units, what = _known_units(server)
+        tries = all_tries(units, server.gamma)
+        drafts = _whole(tries)
     wider = design(len(drafts.survival), server.kind)
-    if len(units) >= _FEWEST:
-        survivals, coverages = _resampled(units, drafts, coverage, wider, rng)
+    enough = len(units) >= _FEWEST
+    if enough:
+        survivals, coverages = _resampled(units, drafts, coverage, wider, tries, rng)
         basis = f"between {len(units)} {what}"
     else:
         survivals, coverages = _assumed(drafts, coverage, wider, rng)
@@ -98,11 +117,16 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         basis = f"no requests told apart: rounds taken to scatter {times} times as much as independent ones"
     if not positions:
         survivals = _tilted(1 + survivals.sum(1), len(drafts.survival), rng)
-    survival, enough = np.array(drafts.survival), len(units) >= _FEWEST
-    shorter = np.arange(len(survival), -1, -1) / len(survival) * (np.arange(len(survival) + 1) > 0)
+    survival = np.array(drafts.survival)
+    known = len(survival) if tries is None else tries.known
+    longer = (np.arange(len(survival)) < known).astype(np.float64)
+    if shortener in ("drafter", "unknown"):
+        longer = shares_of_length(server.drafts, server.told_apart, survival)
+    shorter = np.concatenate([[0.0], longer.sum() - np.cumsum(longer)]) / max(longer.sum(), 1)
     own = rng.standard_normal((DRAWS, 1))
     if enough and isinstance(units[0], ServedRequest):
-        step_tokens, steps_tokens = _by_request([one for one in units if isinstance(one, ServedRequest)], len(survival), rng)
+        requests = [one for one in units if isinstance(one, ServedRequest)]
+        step_tokens, steps_tokens = _by_request(requests, _each(requests, len(survival), tries), rng)
         steps_tokens *= 1 + _SHIFT * shorter * np.abs(own)
     else:
         step_tokens = 1 + coverage * np.concatenate([[0.0], np.cumsum(survival)])
@@ -111,19 +135,54 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         step_tokens *= 1 + more * shorter
         steps_tokens *= 1 + shorter * (more + spread * own)
     return Acceptance(
-        survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions
+        survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions,
+        shortener, known, longer,
     )  # fmt: skip
 
 
-def _by_request(requests: Sequence[ServedRequest], gamma: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Tokens of a step for every k, each request with its own acceptance: its tokens over the steps that it would take."""
-    tokens = np.array([one.output_tokens - 1 for one in requests], np.float64)
+def _known_units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
+    """The requests, or stretches, of which it is known how many tokens their drafts had."""
+    requests = [one for one in server.told_apart if one.output_tokens > 1 and one.drafts.drafts]
+    stretches = [one for one in server.intervals if one.drafts is not None and one.request_steps > 0]
+    if explained(requests, server.gamma) and len(requests) >= _FEWEST:
+        return requests, "requests"
+    return (stretches, "stretches of the log") if explained(stretches, server.gamma) else (requests, "requests")
+
+
+def _whole(tries: Tries) -> Drafts:
+    """Drafts of K tokens that say as much of the position that is known least; one where none is."""
+    number = max(tries.drafts, 1.0)
+    at = number * tries.survival * (np.arange(len(tries.tried)) < tries.known)
+    return Drafts(
+        drafts=number, drafted=number * len(at), accepted=float(at.sum()), accepted_at=tuple(at.tolist())
+    )  # fmt: skip
+
+
+def _each(requests: Sequence[ServedRequest], gamma: int, tries: Tries | None) -> Floats:
+    """Tokens in a step of each request with its own acceptance, were k = 0, …, K drafted, [requests, K + 1]."""
+    if tries is not None:
+        return _each_tried(requests, gamma, tries)
     accepted = np.zeros((len(requests), gamma + 1))
     for i, one in enumerate(requests):
         at = np.array(one.drafts.accepted_at[:gamma])
         accepted[i, 1 : len(at) + 1] = np.cumsum(at)
         accepted[i, len(at) + 1 :] = at.sum()
-    each = 1 + accepted / np.maximum([[one.steps] for one in requests], 1)
+    return np.asarray(1 + accepted / np.maximum([[one.steps] for one in requests], 1), np.float64)
+
+
+def _each_tried(requests: Sequence[ServedRequest], gamma: int, tries: Tries) -> Floats:
+    """The same of drafts that the engine made short; positions that a request hardly tried are as in all requests."""
+    own = [tries_of(one, gamma) for one in requests]
+    passed, tried = np.stack([one.passed for one in own]), np.stack([one.tried for one in own])
+    survival = np.cumprod((passed + tries.passed / np.maximum(tries.tried, 1e-9)) / (tried + 1), 1)
+    survival *= np.arange(gamma) < tries.known
+    covered = np.array([[one.drafts.drafts / max(one.steps, 1)] for one in requests])
+    return np.concatenate([np.ones((len(requests), 1)), 1 + covered * np.cumsum(survival, 1)], 1)
+
+
+def _by_request(requests: Sequence[ServedRequest], each: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Tokens of a step for every k, each request with its own acceptance: its tokens over the steps that it would take."""
+    tokens = np.array([one.output_tokens - 1 for one in requests], np.float64)
     n = len(requests)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     steps = tokens[:, None] / each
@@ -169,17 +228,20 @@ def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
 
 
 def _resampled(
-    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, design: Floats, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+    units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, design: Floats, tries: Tries | None,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats]:  # fmt: skip
     """Bootstrap over units: what they vary by, around what was counted in all."""
     gamma = len(drafts.survival)
-    counts = np.zeros((len(units), gamma + 2))
+    counts = np.zeros((len(units), 2 * gamma + 2))
     for i, unit in enumerate(units):
         own = unit.drafts
         steps = unit.steps if isinstance(unit, ServedRequest) else unit.request_steps
         if own is not None:
             counts[i, 0] = own.drafts
             counts[i, 1 : gamma + 1] = [own.accepted_at[k] if k < len(own.accepted_at) else 0.0 for k in range(gamma)]
+        if tries is not None:
+            counts[i, 1:-1] = np.concatenate([(one := tries_of(unit, gamma)).passed, one.tried])
         counts[i, -1] = steps
     n = len(units)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
@@ -189,8 +251,12 @@ def _resampled(
     def around(drawn: Floats, own: Floats | float, centre: Floats | float) -> Floats:
         return np.asarray(np.clip(centre + wider * (drawn - own), 0.0, 1.0), np.float64)
 
-    shares = sums[:, 1 : gamma + 1] / np.maximum(sums[:, :1], 1e-9)
-    survivals = around(shares, whole[1 : gamma + 1] / whole[0], np.array(drafts.survival))
+    def shares(own: Floats) -> Floats:
+        if tries is None:
+            return np.asarray(own[:, 1 : gamma + 1] / np.maximum(own[:, :1], 1e-9), np.float64)
+        return np.asarray(np.cumprod(own[:, 1 : gamma + 1] / np.maximum(own[:, gamma + 1 : -1], 1e-9), 1), np.float64)
+
+    survivals = around(shares(sums), shares(whole[None])[0], np.array(drafts.survival))
     covered = np.minimum(sums[:, 0] / np.maximum(sums[:, -1], 1e-9), 1.0)
     coverages = around(covered, min(whole[0] / max(whole[-1], 1e-9), 1.0), coverage) if coverage < 1 else np.ones(DRAWS)
     # Where every draft was accepted, or none, resampling shows no doubt; so many rounds leave some.

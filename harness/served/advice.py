@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from harness.served.acceptance import LABEL, Acceptance, interval
 from harness.served.costs import Costs, drafting_is_short, incomparable, priced
-from harness.served.server import Server
+from harness.served.server import Server, finds_lengths
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -33,6 +33,8 @@ _ALL: Final = 0.995
 """Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
+_ALWAYS: Final = 0.97
+"""A share of steps that is nearly every one."""
 _CURVE: Final = 33
 """Loads at which draws are asked for where they turn."""
 
@@ -134,15 +136,20 @@ class Advice:
 
 def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> Advice:
     """Weigh k = 0 or 1, …, K at the loads that were served, and beyond them where that is asked for."""
-    gamma = acceptance.gamma
+    gamma, most_known = acceptance.gamma, max(acceptance.known, 1)
     least = 0 if costs.knows_off else 1
     served, looked = _loads(server, costs)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
-    own = {r: server.served_k(r) for r in speeds}
+    own = {r: min(server.served_k(r), most_known) for r in speeds}
     if max(own.values()) < least:  # it mostly drafted nothing at any load: what is weighed is where it did
-        own = dict.fromkeys(own, gamma)
+        own = dict.fromkeys(own, most_known)
+    # From what is believed K may be lowered: that a load carries more than it was served with, no such steps say.
+    can_tell = not _untold_lengths(server, acceptance, kind)
+    tops = {r: least - 1 if not can_tell else most_known if costs.knows_off else own[r] for r in speeds}
     at = [
-        _at(speeds[r], r, own[r], least, served=r in served or _inside(server, r)) for r in sorted(speeds) if own[r] >= least
+        _at(speeds[r], r, own[r], least, tops[r], served=r in served or _inside(server, r))
+        for r in sorted(speeds)
+        if own[r] >= least
     ]
     weights = {one.running: served.count(one.running) for one in at if one.running in served}
 
@@ -151,8 +158,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         return np.asarray(sum(n * speeds[r][:, k_at(r) - least] for r, n in weights.items()), np.float64)
 
     before = mean(own.__getitem__)
-    gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, gamma + 1)], 1)  # type: ignore[misc]
-    k, rows = _chosen(gains, least), _rows(at)
+    gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, most_known + 1)], 1)  # type: ignore[misc]
+    k, rows = _chosen(gains, least, min((tops[r] for r in weights), default=least - 1)), _rows(at)
     verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
     gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
     differing = len({one.best if one.sure else one.as_served for one in at}) > 1 and any(one.sure for one in at)
@@ -168,7 +175,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
         loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
-        expected=_expected(acceptance, k), cannot=tuple(_cannot(server, acceptance, costs, kind)),
+        expected=_expected(server, acceptance, k, verdict), cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
 
@@ -195,16 +202,16 @@ def _inside(server: Server, running: int) -> bool:
 def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> Floats:
     """Tokens a second of a request for every k, [draws, K + 1 − least], to a factor of each draw."""
     columns = []
-    for k in range(least, acceptance.gamma + 1):
+    for k in range(least, max(acceptance.known, 1) + 1):
         tokens, seconds = acceptance.tokens_drawn(k), costs.seconds(k, running)
         size = min(len(tokens), len(seconds))
         columns.append(tokens[:size] / seconds[:size])
     return np.stack(columns, 1)
 
 
-def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> AtLoad:
+def _at(speeds: Floats, running: int, own: int, least: int, top: int, *, served: bool) -> AtLoad:
     gains = speeds / speeds[:, own - least, None] - 1
-    chosen = _chosen(gains, least)
+    chosen = _chosen(gains, least, top)
     best = int(np.argmax(np.median(gains, 0))) + least if chosen is None else chosen
     return AtLoad(
         running=running, served=served, as_served=own, best=best, sure=chosen is not None,
@@ -213,11 +220,11 @@ def _at(speeds: Floats, running: int, own: int, least: int, *, served: bool) -> 
     )  # fmt: skip
 
 
-def _chosen(gains: Floats, least: int) -> int | None:
-    """The k with most tokens a second by the median, of those surely better than what was served, and worth a restart; None
-    where there is none."""
+def _chosen(gains: Floats, least: int, top: int) -> int | None:
+    """The k with most tokens a second by the median, of those up to `top` surely better than what was served, and worth a
+    restart; None where there is none."""
     middle, low = np.median(gains, 0), np.quantile(gains, 0.025, axis=0)
-    sure = (low > 0) & (middle > WORTH)
+    sure = (low > 0) & (middle > WORTH) & (np.arange(len(low)) + least <= top)
     return int(np.argmax(np.where(sure, middle, -np.inf))) + least if sure.any() else None
 
 
@@ -266,11 +273,33 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | 
     return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns), float(surely)
 
 
-def _expected(acceptance: Acceptance, k: int) -> Expected:
+def _expected(server: Server, acceptance: Acceptance, k: int, verdict: Verdict) -> Expected:
     step = per_step(acceptance, k) if acceptance.coverage < 1 else None
+    if verdict == "keep" and acceptance.shortener == "engine":  # files go on to count drafts as short as they were
+        length, gamma = acceptance.lengths_drawn(k), acceptance.gamma
+        shares = zip(server.drafts.survival, acceptance.survival, acceptance.survivals.T, strict=False)
+        return Expected(
+            gamma=gamma, length=_scaled(server.length, per_draft(acceptance, gamma).value, length),
+            tokens_per_step=step, positions=tuple(_scaled(share, float(one), draws) for share, one, draws in shares),
+        )  # fmt: skip
     return Expected(
         gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
     )  # fmt: skip
+
+
+def _scaled(value: float, whole: float, draws: Floats) -> Estimate:
+    """What was counted, as wide in proportion as the draws of what it is a part of."""
+    return Estimate.around(value, draws * (value / whole if whole else 0.0))
+
+
+def served_step(server: Server, acceptance: Acceptance) -> Estimate:
+    """Tokens of a request in a step as it was served: as the files have it, unless steps of a baseline count in that."""
+    drawn = acceptance.tokens_drawn(acceptance.gamma)
+    whole = value = acceptance.tokens(acceptance.gamma)
+    if acceptance.shortener == "engine":
+        value = 1 + acceptance.coverage * (server.length - 1)
+    apart = (server.coverage or 0.0) <= _ALWAYS < acceptance.coverage
+    return _scaled((not apart and server.tokens_per_step) or value, whole, drawn)
 
 
 def per_draft(acceptance: Acceptance, k: int) -> Estimate:
@@ -284,12 +313,27 @@ def per_step(acceptance: Acceptance, k: int) -> Estimate:
 
 
 def positions(acceptance: Acceptance) -> list[Estimate]:
-    """Shares of drafts whose position k is accepted, as counted, with their intervals."""
-    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(acceptance.survival)]
+    """Shares of drafts whose position k is accepted, as counted, with their intervals; as many as are known."""
+    shares = acceptance.survival[: max(acceptance.known, 1)]
+    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(shares)]
+
+
+def _untold_lengths(server: Server, acceptance: Acceptance, kind: str) -> str:
+    """Why nothing is sure of another K where drafts had fewer tokens, in words; empty where it may be."""
+    mean = server.drafts.drafted / max(server.drafts.drafts, 1)
+    short = f"drafts had {mean:.1f} tokens on average, {acceptance.gamma} at most"
+    if acceptance.shortener == "unknown" and not finds_lengths(kind):
+        return (
+            f"what another K would give: {short}, and no file says which were short, nor why; give the engine's log, or "
+            "answers that tell every draft"
+        )
+    if acceptance.shortener == "engine" and not server.running and not server.settings.table:
+        return f"what another K would give: {short}, and no file says at which load; give the engine's log too"
+    return ""
 
 
 def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> list[str]:
-    gamma = acceptance.gamma
+    gamma = max(acceptance.known, 1)
     said = [f"more than {gamma} tokens a draft, or another drafter: nothing of them was served"]
     if kind in KINDS and not KINDS[kind].prefix:
         whole = f"it computes a block at once, and what was served is the first k of {gamma}"
@@ -299,9 +343,13 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
             f"whether no drafts at all would be faster, and above how many requests: {incomparable(server)}; "
             f"{_to_know_off(server, kind)}"
         )
+    if untold := _untold_lengths(server, acceptance, kind):
+        said.append(untold)
+    elif acceptance.shortener == "drafter" and not any(one.verified for one in server.told_apart):
+        said.append("how long drafts were, but for their mean: lengths are taken to be geometric up to K")
     if server.drafts.drafts < FEWEST:
         said.append(f"whether K = {gamma} is right: {counted(round(server.drafts.drafts), 'draft')} tell nothing")
-    elif acceptance.survival.min() > _ALL:
+    elif acceptance.survival[:gamma].min() > _ALL:
         said.append("how often drafts are wrong: none was, as where a model drafts for itself, or acceptance is made up")
     if not acceptance.clustered:
         said.append("how requests differ: none are told apart; the intervals assume it")
@@ -360,8 +408,8 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     if settings.drafter or advice.kind == "draft_model" or (kind is not None and kind.checkpoint):
         fields[names.checkpoint] = settings.drafter or "CHECKPOINT"
     fields[names.tokens] = advice.k
-    if advice.rows:
-        fields[names.batch_rows] = list(advice.rows)
+    if rows := advice.rows or (settings.table if advice.verdict == "keep" else ()):
+        fields[names.batch_rows] = list(rows)
     return fields
 
 
@@ -388,7 +436,7 @@ def content(advice: Advice) -> dict[str, Any]:
             "drafts": s.drafts.drafts, "drafted": s.drafts.drafted, "accepted": s.drafts.accepted,
             "counted_by": s.counted_by, "positions": [e.row() for e in positions(a)], "basis": a.basis,
             "by_position": a.by_position, "tokens_per_draft": per_draft(a, a.gamma).row(),
-            "tokens_per_step": per_step(a, a.gamma).row(), "coverage": s.coverage,
+            "tokens_per_step": served_step(s, a).row(), "coverage": s.coverage,
         },
         "loads": [
             {

@@ -136,13 +136,16 @@ class Believed:
     block: bool
     """Whether a block takes one pass however long it is."""
     coverage: float
+    drafted: Floats
+    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
     basis: str
     knows_off: bool = False
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`; in units of a pass over one token."""
-        passes = (1 if self.block and k else k) * self.coverage
-        return 1 + running * (1 + self.coverage * k) / self.knee + passes * self.pass_share
+        tokens = float(self.drafted[k])
+        passes = (1 if self.block and k else tokens) * self.coverage
+        return 1 + running * (1 + self.coverage * tokens) / self.knee + passes * self.pass_share
 
 
 def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Believed:
@@ -154,12 +157,13 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     share, wide = _PASS.get(kind, _UNKNOWN_PASS)
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
-    made = Believed(knee, passes, block, acceptance.coverage, "")
+    made = Believed(knee, passes, block, acceptance.coverage, acceptance.drafted, "")
     bins = [one for one in step_bins(server.intervals) if one.stretches >= _FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
         seen = np.log(bins[-1].each_s / bins[0].each_s)
-        grown = np.log(made.seconds(server.gamma, bins[-1].running) / made.seconds(server.gamma, bins[0].running))
+        most, least = (made.seconds(_k_of(server, one.running), one.running) for one in (bins[-1], bins[0]))
+        grown = np.log(most / least)
         # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
         off = np.sqrt(_GROWN_OFF**2 + bins[0].off ** 2 + bins[-1].off ** 2)
         told = (
@@ -174,7 +178,7 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
         weight = np.ones(many)
     chosen = rng.choice(many, DRAWS, p=weight / weight.sum())
     basis = f"assumed of drafters and devices, narrowed by {told}"
-    return Believed(knee[chosen], passes[chosen], block, acceptance.coverage, basis)
+    return Believed(knee[chosen], passes[chosen], block, acceptance.coverage, acceptance.drafted, basis)
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,9 @@ class Seen:
 
     fits: Floats
     """[draws, 3]: a, b, g in seconds."""
-    gamma: int
     coverage: float
+    drafted: Floats
+    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
     block: bool
     basis: str
     off: Floats
@@ -194,9 +199,17 @@ class Seen:
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`."""
         a, b, g = self.fits.T
-        drafting = (1.0 if self.block and k else k / self.gamma) * g
-        far = _OFF_FORM * (self.gamma - k) / self.gamma * self.off
-        return np.asarray(np.maximum(a + b * running * (1 + self.coverage * k) + drafting, 1e-9) * np.exp(far), np.float64)
+        tokens = float(self.drafted[k])
+        drafting = (1.0 if self.block and k else tokens / self.drafted[-1]) * g
+        far = _OFF_FORM * (self.drafted[-1] - tokens) / self.drafted[-1] * self.off
+        return np.asarray(
+            np.maximum(a + b * running * (1 + self.coverage * tokens) + drafting, 1e-9) * np.exp(far), np.float64
+        )
+
+
+def _k_of(server: Server, running: float) -> int:
+    """K of stretches with drafts and so many running."""
+    return server.served_k(running) or server.gamma
 
 
 def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
@@ -252,8 +265,17 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
     if incomparable(server):
         return None
     with_drafts, without = _timed(server)
-    coverage, gamma = acceptance.coverage, server.gamma
-    rows = [(1.0, r * (1 + coverage * gamma), 1.0) for r, _ in with_drafts] + [(1.0, r, 0.0) for r, _ in without]
+    coverage = acceptance.coverage
+    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
+    drafted = acceptance.drafted
+    tokens = [float(drafted[_k_of(server, r)]) for r, _ in with_drafts]
+    rows = [
+        *(
+            (1.0, r * (1 + coverage * m), 1.0 if block else m / drafted[-1])
+            for (r, _), m in zip(with_drafts, tokens, strict=True)
+        ),
+        *((1.0, r, 0.0) for r, _ in without),
+    ]
     design, took_s = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
     rng = np.random.default_rng([seed, 24])
     fits = np.empty((DRAWS // 4, 3))
@@ -263,9 +285,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
             len(with_drafts) + rng.integers(len(without), size=len(without)),
         ])  # fmt: skip
         fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
-    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
-    return Seen(np.tile(fits, (4, 1)), gamma, coverage, block, basis, rng.standard_normal(DRAWS))
+    return Seen(np.tile(fits, (4, 1)), coverage, drafted, block, basis, rng.standard_normal(DRAWS))
 
 
 @dataclass(frozen=True)
@@ -360,7 +381,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
-    points = [_point(i, kind, server.gamma, one, context, acceptance) for i, one in enumerate(bins)]
+    points = [_point(i, kind, _k_of(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     try:
         [found] = calibrate(points, [base], simulated(points, [base]))
     except InputError:
@@ -379,7 +400,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     @cache
     def of(k: int, running: float) -> Floats:
         users = max(round(running), 1)
-        each = {name: _step_s(part, kind, k, users, context, acceptance.coverage) for name, part in parts.items()}
+        each = {name: _step_s(part, kind, k, users, context, acceptance) for name, part in parts.items()}
         return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
     return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
@@ -394,7 +415,7 @@ def _check_pace(found: Profiled, profile: Profile, server: Server) -> None:
     ]
     if len(each) < _EITHER:
         return
-    off = [seconds / float(np.median(found.seconds(server.gamma, running))) for running, seconds in each]
+    off = [seconds / float(np.median(found.seconds(_k_of(server, running), running))) for running, seconds in each]
     if not 1 / _OTHER < float(np.median(off)) < _OTHER:
         running, seconds = (float(np.median(own)) for own in zip(*each, strict=True))
         raise _unlike(profile, [StepBin(running, seconds, len(each), 0.0, 0.0)])
@@ -418,26 +439,32 @@ def _unfitted(profile: Profile, kind: str, context: int, acceptance: Acceptance,
     @cache
     def of(k: int, running: float) -> Floats:
         users = max(round(running), 1)
-        each = [_step_s(one, kind, k, users, context, acceptance.coverage) for one in profiles]
+        each = [_step_s(one, kind, k, users, context, acceptance) for one in profiles]
         return np.tile(np.array(each), 20)
 
     return Profiled(of, f"{profile.name} ({profile.source}) as it is: no file has step times")
 
 
-def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, coverage: float) -> float:
+def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, acceptance: Acceptance) -> float:
+    """Drafts of a mean length that is not whole take a time between those of whole ones."""
     from simulator.hardware.cost import Longest, StepLoad
 
     load = StepLoad(users, context_tokens=users * context)
     plain = profile.cost("none", 0, users, users).step(load, 0, 0, Longest(0, context)).seconds
-    if not k:
+    if not k or not acceptance.drafted[k]:
         return plain
-    cost = profile.cost(kind, k, users, users * (k + 1))
-    return coverage * cost.step(load, k, users * k, Longest(k, context)).seconds + (1 - coverage) * plain
+    tokens, coverage = float(acceptance.drafted[k]), acceptance.coverage
+    drafting = 0.0
+    for size, share in ((int(tokens), 1 - tokens % 1), (int(tokens) + 1, tokens % 1)):
+        if share:
+            cost = profile.cost(kind, size, users, users * (size + 1))
+            drafting += share * cost.step(load, size, users * size, Longest(size, context)).seconds
+    return coverage * drafting + (1 - coverage) * plain
 
 
-def _point(line: int, kind: str, gamma: int, one: StepBin, context: int, acceptance: Acceptance) -> MeasuredPoint:
+def _point(line: int, kind: str, k: int, one: StepBin, context: int, acceptance: Acceptance) -> MeasuredPoint:
     """Where only some requests have a draft, a pass holds as many tokens as if all had a shorter one."""
-    width = round(gamma * acceptance.coverage)
+    width = round(float(acceptance.drafted[k]) * acceptance.coverage)
     asked = _asked(kind, width, max(round(one.running), 1), context)
     return replace(asked, line=line, values={"step_ms": 1e3 * one.each_s}, given=True)
 

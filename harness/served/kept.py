@@ -118,8 +118,10 @@ def _steps_of_averages(acceptance: Acceptance, output: int, number: int, rng: np
     count = output - 1
     share = (rng.permutation(count) + rng.random()) / count
     with_draft = (rng.permutation(count) + rng.random()) / count < acceptance.coverage
-    accepted = (share[:, None] < acceptance.survival).sum(1) * with_draft
-    return Steps((with_draft * acceptance.gamma).astype(np.uint8), accepted.astype(np.uint8))
+    accepted, drafted = (
+        (share[:, None] < shares).sum(1) * with_draft for shares in (acceptance.survival, acceptance.longer)
+    )
+    return Steps(drafted.astype(np.uint8), accepted.astype(np.uint8))
 
 
 def _anchors(steps: Steps, count: int, acceptance: Acceptance, rng: np.random.Generator) -> Anchors:
@@ -160,9 +162,10 @@ def keep_served(
     acceptance = acceptance_of(server, seed)
     trace, told = traces_of(server, acceptance, name, kind, seed)
     survival = ", ".join(f"{share:.4g}" for share in acceptance.survival)
+    of = "drafts of so many tokens" if acceptance.shortener == "engine" else "all drafts"
     sources = [
         *(f"{one.source}: {', '.join(one.files)}" for one in server.observations),
-        f"{name}: accepted at positions 1 to {acceptance.gamma} in {survival} of all drafts, which "
+        f"{name}: accepted at positions 1 to {acceptance.gamma} in {survival} of {of}, which "
         f"{acceptance.coverage:.1%} of steps have; intervals {acceptance.basis}",
     ]
     assumptions = [*ASSUMPTIONS, *told, *server.notes, *_conversions(server)]

@@ -133,7 +133,7 @@ class ServedRequest:
     rounds: tuple[int, ...] = ()
     """Accepted in each draft, in order; empty where nobody says."""
     verified: tuple[int, ...] = ()
-    """Verified in each draft; empty where all of it was."""
+    """Drafted and verified in each draft; empty where that was K in every one."""
     confidences: tuple[tuple[float, ...], ...] = ()
     """Confidences of each draft, by position; empty where nobody says."""
     output_s: float | None = None

@@ -4,13 +4,15 @@ best."""
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
     NOTHING,
     Drafts,
@@ -34,8 +36,8 @@ _TOO_MUCH: Final = 1.1
 """What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
-_WHOLE: Final = 0.99
-"""A share of K: drafts of fewer tokens on average are not all of that length."""
+_ROUNDED: Final = 0.011
+"""What rounding adds to an average of tokens a draft."""
 _NEAR: Final = 9
 """Stretches that say what was served at a load."""
 
@@ -101,15 +103,24 @@ class Server:
             return 1.0
         return self.coverage
 
+    @property
+    def shortener(self) -> Shortener:
+        """Who made drafts shorter than K."""
+        return shortener_of(
+            self.drafts, self.gamma, self.told_apart, self.intervals,
+            finds=finds_lengths(self.kind) or self.settings.engine == "llama.cpp", adapts=self.settings.adaptive,
+        )  # fmt: skip
+
     def served_k(self, running: float) -> int:
         """K as it was served with so many requests running: 0 where it was switched off."""
         for first, last, k in self.settings.table:
             if first <= running <= last:
                 return min(k, self.gamma)
-        if self.proposing < 1 or not self.plain:
-            return self.gamma
         near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
-        return 0 if sum(one.plain for one in near) > len(near) / 2 else self.gamma
+        if self.proposing == 1 and self.plain and sum(one.plain for one in near) > len(near) / 2:
+            return 0
+        sizes = [size for one in near if one.drafts is not None and (size := length_of(one.drafts, self.gamma))]
+        return statistics.median_low(sizes) if sizes and self.shortener == "engine" else self.gamma
 
     @property
     def running(self) -> tuple[float, ...]:
@@ -140,20 +151,12 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     gamma, drafts, by, length = 0, NOTHING, "", 1.0
     if drafting:
         gamma = _shared_gamma(drafting, settings)
-        by, drafts, length = _counted(drafting)
-        if drafts.drafts and drafts.drafted and drafts.drafted < _WHOLE * gamma * drafts.drafts:
-            notes.append(
-                f"drafts had {drafts.drafted / drafts.drafts:.1f} tokens on average, {gamma} at most: shares of late "
-                "positions are of all drafts, shorter ones too"
-            )
+        _check_lengths(drafting, gamma)
+        by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method)))
         notes += _checked(drafting)
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
-    uncounted = [one for one in observations if one.drafts is None and (one.settings.speculates or not plain)]
-    if not drafting and uncounted:
-        raise InputError(
-            f"{uncounted[0].files[0]}: does not say how many drafts there were, or none was made: give the server's log or "
-            "metrics too"
-        )
+    if not drafting:
+        _check_told(observations, plain)
     if drafting and plain:
         notes.append(
             f"{', '.join(sorted({one.source for one in plain}))} of a server that does not draft: its loads are a baseline"
@@ -161,7 +164,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     notes += [
         f"{one.files[0]}: does not say whether anything was drafted, so that its load counts neither with drafts nor without"
         for one in observations
-        if one.drafts is None and one.length is None and not one.request_steps
+        if one.drafts is None and one.length is None and not one.request_steps and _has_load(one)
     ]
     if settings.adaptive:
         notes.append(
@@ -175,7 +178,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     known = [one for one in observations if one.generated and one.requests]
     prompt, output = _lengths(known)
     intervals = [i for one in observations for i in one.intervals if i.generated_tok_s > 0 and i.running >= 0.5]
-    return Server(
+    server = Server(
         observations=tuple(observations), settings=settings, gamma=gamma, drafts=drafts, counted_by=by, length=length,
         tokens_per_step=step_tokens,
         coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
@@ -188,6 +191,19 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+    return replace(server, notes=(*_of_short_drafts(server), *server.notes))
+
+
+def _of_short_drafts(server: Server) -> list[str]:
+    """What shares of positions are of, in sentences, where drafts had fewer than K tokens."""
+    drafts, gamma = server.drafts, server.gamma
+    if drafts.trimmed or (shortener := server.shortener) == "nobody":
+        return []
+    of = {
+        "engine": f"so many at some loads: position k is counted over drafts of k tokens, and a draft is one of {gamma}",
+        "drafter": "as the drafter found them: shares of late positions are of all drafts, shorter ones too",
+    }.get(shortener, "and no file says which were shorter: shares of late positions are of all drafts")
+    return [f"drafts had {drafts.drafted / drafts.drafts:.1f} tokens on average, {gamma} at most, {of}"]
 
 
 def _shared_gamma(drafting: Sequence[Observation], settings: Settings) -> int:
@@ -208,6 +224,36 @@ def _shared_gamma(drafting: Sequence[Observation], settings: Settings) -> int:
     return gamma
 
 
+def _check_told(observations: Sequence[Observation], plain: Sequence[Observation]) -> None:
+    """Raise InputError where nobody knows whether anything was drafted; where only lengths are known, with why."""
+    silent = [one for one in observations if one.drafts is None and (one.settings.speculates or not plain)]
+    if silent:
+        one = silent[0]
+        why = f" ({'; '.join(one.notes)})" if one.notes and not one.request_steps else ""
+        raise InputError(
+            f"{one.files[0]}: does not say how many drafts there were, or none was made{why}: give the server's log or "
+            "metrics too"
+        )
+
+
+def _check_lengths(drafting: Sequence[Observation], gamma: int) -> None:
+    """Raise InputError for an average that no drafts of K tokens have: K was another one while it was written."""
+    for one in drafting:
+        counts = [one.drafts, *(stretch.drafts for stretch in one.intervals)]
+        averages = [drafts.length for drafts in counts if drafts is not None and drafts.drafts and not drafts.accepted_at]
+        most = max([*averages, one.length or 0.0])
+        if most > gamma + 1 + _ROUNDED:
+            raise InputError(
+                f"{one.files[0]}: {most:.2f} tokens a draft are more than K = {gamma} gives: K was another one, or changed, "
+                "while it was written; give what was written at one K"
+            )
+
+
+def _has_load(one: Observation) -> bool:
+    """Whether a source says more than how the server was set."""
+    return bool(one.requests or one.generated or one.points or one.intervals)
+
+
 def _drafts(one: Observation) -> bool:
     return bool((one.drafts is not None and one.drafts.drafts) or one.length)
 
@@ -222,8 +268,9 @@ def _check_same(settings: Settings, one: Observation) -> None:
         raise InputError(f"{one.files[0]}: is of {what} {there}, the other files of {here}: give those of one server")
 
 
-def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
-    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft).
+def _counted(drafting: Sequence[Observation], *, finds: bool) -> tuple[str, Drafts, float]:
+    """The drafts that count most, by position where any file has positions: (source, drafts, tokens per draft). Where they
+    are short, those count of which lengths are known, unless the drafter `finds` them.
 
     Of one source, observations are of servers or times apart.
     """
@@ -234,8 +281,17 @@ def _counted(drafting: Sequence[Observation]) -> tuple[str, Drafts, float]:
     names = dict.fromkeys(one.source for one in whole)
     sets = [(name, pooled([one.drafts for one in whole if one.drafts and one.source == name])) for name in names]
     with_positions = [(name, drafts) for name, drafts in sets if drafts.accepted_at] or sets
-    name, drafts = max(with_positions, key=lambda one: one[1].drafts)
+    told = [one for one in with_positions if finds or _lengths_known(one[0], one[1], whole)]
+    name, drafts = max(told or with_positions, key=lambda one: one[1].drafts)
     return name, drafts, drafts.length
+
+
+def _lengths_known(source: str, drafts: Drafts, observations: Sequence[Observation]) -> bool:
+    """Whether it is known of a source's drafts how many tokens they had."""
+    own = [one for one in observations if one.source == source]
+    gamma = max(len(drafts.accepted_at), *(_gamma(one) for one in own))
+    requests, stretches = [i for one in own for i in one.told_apart], [i for one in own for i in one.intervals]
+    return not are_short(drafts, gamma) or explained(requests, gamma) or explained(stretches, gamma)
 
 
 def _checked(drafting: Sequence[Observation]) -> list[str]:
@@ -318,6 +374,11 @@ def _lengths(known: Sequence[Observation]) -> tuple[float | None, float | None]:
     if best is None or not best.requests:
         return None, None
     return (best.prompt_tokens or 0.0) / best.requests, (best.generated or 0.0) / best.requests
+
+
+def finds_lengths(kind: str) -> bool:
+    """Whether a kind of drafter proposes as many tokens as it finds, and no more however many it may."""
+    return kind == "suffix" or one_hot(kind)
 
 
 def one_hot(kind: str) -> bool:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from harness.served.names import by_name, unnumbered
 from harness.served.observed import MOST_POSITIONS
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -62,6 +63,8 @@ _TIMES: Final = re.compile(
     r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*(?<![\d.])\b\d+\.\d{3,}(?![\d.])\]?|\b\d{10,}\b"
 )
 """Dates and times of the day, seconds since 1970 or since a start, and process ids; no part of an address."""
+_BAR: Final = re.compile(r"(?:(?<![^\s|\]])[^\W\d_][^\d|\]:<>]{0,60}:?\s*)?(?:\d{1,3}%|\d{1,9}it \[).*", re.DOTALL)
+"""A bar of progress that has no end of line, and words before it: all that stands between a name and a server's line."""
 _ANSWERS: Final = frozenset({
     "metrics", "timings", "choices", "object", "usage", "response", "meta_info", "internal_states", "predicted_n",
     "output_throughput",
@@ -155,12 +158,17 @@ def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
 
 def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> dict[str, list[str]]:
     """Lines by the container or the host that a collector has put before them: before where what a server writes begins, as
-    `says` finds it."""
-    found: dict[str, list[str]] = {}
-    for line in lines:
-        own = says.search(line)
-        found.setdefault(_TIMES.sub("", line[: own.start()] if own else "").strip(), []).append(line)
-    return found
+    `says` finds it. See `by_name`; numbers of lines and bars of progress are no names, and are taken off."""
+    return by_name([_named(line, says) for line in unnumbered(list(lines))])
+
+
+def _named(line: str, says: re.Pattern[str]) -> tuple[str, str, bool]:
+    """(what stands before what the server writes, the line without a bar of progress, whether it had one)."""
+    if (own := says.search(line)) is None:
+        return "", line, False
+    said = line[: own.start()]
+    before = _BAR.sub("", said).lstrip() if "%" in said or "it [" in said else said
+    return _TIMES.sub("", before).strip(" \t:|"), before + line[own.start() :], before != said
 
 
 Progress = Callable[[Path, int, int], None]

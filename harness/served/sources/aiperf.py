@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from harness.served.observed import Drafts, Observation, ServedRequest
+from harness.served.sources.lengths import of_lengths
 from harness.served.sources.vllm_requests import gamma_of, observation_of, request_of
 from harness.served.text import Text
 from simulator.errors import InputError
+from simulator.numbers import counted
 
+_TOLD: Final = "spec_decode_acceptance"
+"""Under which a row has what the engine said of its drafts."""
 _ENGINES: Final[Mapping[str, str]] = {
     "vllm": "vLLM", "sglang": "SGLang", "tensorrt_llm": "TensorRT-LLM", "llamacpp": "llama.cpp",
 }  # fmt: skip
@@ -30,52 +35,76 @@ class Aiperf:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All rows that were answered together."""
-        found, gammas, longest, engines, without, unused = list[ServedRequest](), set[int](), 0, set[str](), 0, 0
-        for text in texts:
-            for row in text.documents():
-                told = row.get("spec_decode_acceptance")
-                if row.get("error") or _of(row, "metadata").get("was_cancelled"):
-                    unused += 1
-                elif not isinstance(told, dict) or "acceptance_histogram" not in told:
-                    without += 1
-                else:
-                    engines.add(_ENGINES.get(str(told.get("engine") or "vllm"), str(told.get("engine"))))
-                    found.append(_request(text.name, row, told))
-                    longest = max(longest, gamma_of(told), len(found[-1].drafts.accepted_at))
-                    gammas |= {size} if isinstance(size := told.get("num_spec_tokens"), int) and size > 0 else set()
-        if not found:
-            raise InputError(
-                f"{texts[0].name}: no row has spec_decode_acceptance: serve with --per-request-spec-decode-metrics detailed"
-            )
-        if len(engines) > 1:
-            raise InputError(f"{texts[0].name}: rows of {' and '.join(sorted(engines))}: give those of one server")
-        [engine] = engines
-        if longest > max(gammas, default=0):
-            gammas.add(longest)
-        notes = ["its summary's acceptance length is a mean over requests; here it is the ratio of sums"]
-        notes += [f"{unused} rows that failed or were cancelled left out"] * bool(unused)
-        counts = engine != _ENGINES["llamacpp"]
-        if not counts:
+        rows = [(text.name, row) for text in texts for row in text.documents()]
+        answered = [
+            (file, row) for file, row in rows if not row.get("error") and not _of(row, "metadata").get("was_cancelled")
+        ]
+        told = [(file, row) for file, row in answered if "acceptance_histogram" in _of(row, _TOLD)]
+        known = [(file, row) for file, row in told if _output(row) is not None]
+        unused, without = len(rows) - len(answered), len(told) - len(known)
+        notes = [f"{unused} rows that failed or were cancelled left out"] * bool(unused)
+        notes += [f"{counted(without, 'answer')} without a length left out"] * bool(without)
+        if known:
+            return [_observation(texts, known, len(answered) - len(told), notes)]
+        if not told:
             notes.append(
-                "of llama.cpp it knows drafted and accepted tokens alone, and spreads them evenly: steps are worked out of "
-                "answers' lengths, and its histograms are not read"
+                f"no row has {_TOLD}, which vLLM's have where it is served with --per-request-spec-decode-metrics detailed"
             )
-        made = observation_of(
-            self.name, texts, found, gammas if counts else {0}, set(), without, engine=engine, notes=notes,
-        )  # fmt: skip
-        return [made if counts else replace(made, drafts=None, settings=replace(made.settings, gamma=None))]
+        return [of_lengths(self.name, texts, [(_input(row), _output(row)) for _, row in answered], "; ".join(notes))]
+
+
+def _observation(
+    texts: Sequence[Text], rows: Sequence[tuple[str, Mapping[str, Any]]], silent: int, notes: Sequence[str]
+) -> Observation:
+    """What rows that say their drafts come to; so many beside them do not. Raises InputError."""
+    found, gammas, longest, engines = list[ServedRequest](), set[int](), 0, set[str]()
+    for file, row in rows:
+        told = _of(row, _TOLD)
+        engines.add(_ENGINES.get(str(told.get("engine") or "vllm"), str(told.get("engine"))))
+        found.append(_request(file, row, told))
+        longest = max(longest, gamma_of(told), len(found[-1].drafts.accepted_at))
+        gammas |= {size} if isinstance(size := told.get("num_spec_tokens"), int) and size > 0 else set()
+    if len(engines) > 1:
+        raise InputError(f"{texts[0].name}: rows of {' and '.join(sorted(engines))}: give those of one server")
+    [engine] = engines
+    if longest > max(gammas, default=0):
+        gammas.add(longest)
+    notes = ["its summary's acceptance length is a mean over requests; here it is the ratio of sums", *notes]
+    counts = engine != _ENGINES["llamacpp"]
+    if not counts:
+        notes.append(
+            "of llama.cpp it knows drafted and accepted tokens alone, and spreads them evenly: steps are worked out of "
+            "answers' lengths, and its histograms are not read"
+        )
+    made = observation_of(
+        Aiperf.name, texts, found, gammas if counts else {0}, set(), silent, engine=engine, notes=notes,
+    )  # fmt: skip
+    return made if counts else replace(made, drafts=None, settings=replace(made.settings, gamma=None))
 
 
 def _request(file: str, row: Mapping[str, Any], told: Mapping[str, Any]) -> ServedRequest:
     """Raises InputError for what cannot be right."""
-    output, duration = told.get("completion_tokens"), _value(row, "decode_duration")
-    if output is None and (length := _value(row, "output_sequence_length")) is not None:
-        output = int(length)
+    duration = _value(row, "decode_duration")
     seconds = None if duration is None else float(duration) / 1e3
-    one = request_of(file, told, output, _value(row, "input_sequence_length"), seconds)
+    one = request_of(file, told, _output(row), _input(row), seconds)
     if told.get("engine") != "llamacpp":
         return one
     return replace(one, drafts=Drafts(drafts=0, drafted=one.drafts.drafted, accepted=one.drafts.accepted))
+
+
+def _output(row: Mapping[str, Any]) -> int | None:
+    """Tokens of the answer, as the engine counts them before aiperf does; None where neither says."""
+    told = _of(row, _TOLD).get("completion_tokens")
+    return told if isinstance(told, int) else _tokens(row, "output_sequence_length")
+
+
+def _input(row: Mapping[str, Any]) -> int | None:
+    return _tokens(row, "input_sequence_length")
+
+
+def _tokens(row: Mapping[str, Any], name: str) -> int | None:
+    value = _value(row, name)
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _of(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ def servers(
         starts: whether a line is written where a server starts.
         at: when a line was written.
     """
-    files = [_writers([line for line in text.lines if counts.search(line)], says) for text in texts]
+    files = [by_writer((line for line in text.lines if counts.search(line)), says) for text in texts]
     several = any(len(writers) > 1 for writers in files)
     apart: dict[str, list[Part]] = {}
     for text, writers in zip(texts, files, strict=True):
@@ -82,18 +82,6 @@ def servers(
                 known.clear()
             known |= {line for line in started if at(line)}
     return logs
-
-
-def _writers(lines: list[str], says: re.Pattern[str]) -> dict[str, list[str]]:
-    """See `by_writer`. A first line whose beginning is cut is of nobody else."""
-    found = by_writer(lines, says)
-    if len(found) > 1 and len(next(iter(found.values()))) == 1:
-        found = by_writer(lines[1:], says)
-        if len(found) == 1:
-            next(iter(found.values())).insert(0, lines[0])
-        elif len(found) > 1:
-            found = by_writer(lines, says)
-    return found
 
 
 def _split(lines: list[str], starts: Callable[[str], bool], at: Callable[[str], datetime | None]) -> Iterator[list[str]]:

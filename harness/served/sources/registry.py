@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from harness.served.observed import Observation
 from harness.served.sources.aiperf import Aiperf
@@ -30,6 +33,7 @@ from harness.served.sources.vllm_requests import VllmRequests
 from harness.served.text import Progress, Text, read_texts
 from simulator.arrivals import form_of
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.serving.verification import HINTS, departures
 
 SOURCES: Final[tuple[Source, ...]] = (
@@ -78,7 +82,35 @@ def read_files(
             known = ", ".join(source.name for source in SOURCES)
             raise InputError(f"{text.name}: is none of what is read here{told}: {known}")
         notes.append(f"{text.name}: is none of what is read here, and left out")
+    for i, texts in by_source.items():
+        if len(texts) > 1 and not SOURCES[i].counts and not isinstance(SOURCES[i], _SCRAPES):
+            by_source[i], again = _once(texts)
+            notes += again
     return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
+
+
+def _once(texts: Sequence[Text]) -> tuple[list[Text], list[str]]:
+    """(files without the JSON objects that a file before them holds too, what to say of those): a list of results may lie
+    beside them, and rows be copied again later. Rows that are alike in one file may be of two requests, and stay."""
+    kept, notes, known = list[Text](), list[str](), set[bytes]()
+    for text in texts:
+        keys = [(_digest(one), one) for one in text.documents()]
+        fresh = [one for key, one in keys if key not in known]
+        known |= {key for key, _ in keys}
+        if len(fresh) == len(keys):
+            kept.append(text)
+        elif fresh:
+            kept.append(replace(text, text="", held=fresh))
+            told = f"{len(keys) - len(fresh):,} of its {counted(len(keys), 'value')}"
+            notes.append(f"{text.name}: {told} stand in other files too, and count once")
+        else:
+            notes.append(f"{text.name}: all that it holds stands in other files too, and counts once")
+    return kept, notes
+
+
+def _digest(value: Mapping[str, Any]) -> bytes:
+    """The same for objects that hold the same, however they are written."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _knows(source: Source, text: Text) -> bool:

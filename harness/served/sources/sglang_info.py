@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.served.observed import NOTHING, Observation, Point, Settings
+from harness.served.sources.sglang_log import k_changes
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -62,7 +63,7 @@ def _servers(info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _settings(text: Text, info: Mapping[str, Any]) -> Settings:
-    """What it says, as far as it is there. Raises InputError for drafts that are trees."""
+    """What it says, as far as it is there. Raises InputError for drafts that are trees, or of lengths that change."""
 
     def told(name: str) -> Any:
         return next((value for one in _servers(info) if (value := one.get(name)) is not None), None)
@@ -71,12 +72,14 @@ def _settings(text: Text, info: Mapping[str, Any]) -> Settings:
     if (top or 0) > 1:
         raise InputError(f"{text.name}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here")
     method = str(told("speculative_algorithm") or "").upper()
+    if method and told("speculative_adaptive"):
+        raise k_changes(text.name)
     gamma = steps if tokens is None or tokens == 1 else tokens - 1
     return Settings(
         engine="SGLang", version=str(told("version") or ""), model=str(told("model_path") or ""),
         served_as=str(told("served_model_name") or ""), method=method,
         drafter=str(told("speculative_draft_model_path") or ""), gamma=gamma,
-        request_cap=_count(told("max_running_requests")), adaptive=bool(told("speculative_adaptive")),
+        request_cap=_count(told("max_running_requests")),
         speculates=bool(method) if any("speculative_algorithm" in one for one in _servers(info)) else None,
     )  # fmt: skip
 

@@ -143,8 +143,19 @@ def drafted_tokens(seen: Sequence[tuple[float, float]], rounded: float, kinds: S
     return next(iter(found)) if some and len(found) == 1 else None
 
 
+def k_changes(file: str) -> InputError:
+    """What to say of a server whose number of steps moves with acceptance: one K can give 5 tokens a draft, another 2."""
+    return InputError(
+        f"{file}: K changes while it runs (speculative_adaptive), and nothing says what was drafted at which K: give what a "
+        "server writes that runs without it"
+    )
+
+
 def _settings(file: str, lines: Sequence[str]) -> tuple[Settings, int]:
-    """What the server was started with, as far as it is there; and steps between two lines."""
+    """What the server was started with, as far as it is there; and steps between two lines.
+
+    Raises InputError for drafts that are trees, or of lengths that change.
+    """
     line = next((line for line in lines if _STARTED in line), "")
 
     def told(name: str) -> str:
@@ -154,6 +165,8 @@ def _settings(file: str, lines: Sequence[str]) -> tuple[Settings, int]:
     tokens, top = told("speculative_num_draft_tokens"), told("speculative_eagle_topk")
     if top.isdigit() and int(top) > 1:
         raise InputError(f"{file}: drafts are trees (speculative_eagle_topk {top}), and chains are what is read here")
+    if told("speculative_algorithm") and told("speculative_adaptive") == "True":
+        raise k_changes(file)
     every = told("decode_log_interval")
     return Settings(
         engine="SGLang", model=told("served_model_name") or told("model_path"), method=told("speculative_algorithm").upper(),

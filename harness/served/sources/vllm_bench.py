@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Observation, Point, Settings
 from harness.served.text import Text
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 _ALONE: Final = (0.9, 1.05)
 """Mean time between chunks over mean time per token, where a chunk holds one token: the one is over chunks, the other over
 requests. A captured server without drafts gave 0.98 and 1.00, one whose look-up gave 1.3 tokens a step 1.32."""
+
+_WARM_UP: Final = -1
+"""Number of the run that `vllm bench sweep serve` makes before those that it measures."""
 
 
 class VllmBench:
@@ -25,8 +31,15 @@ class VllmBench:
         return any({"output_throughput", "total_output_tokens", "num_prompts"} <= one.keys() for one in text.documents())
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """An observation a result: loads are not pooled."""
-        return [_observation(text, one) for text in texts for one in text.documents() if "output_throughput" in one]
+        """An observation a result: loads are not pooled. One that stands in the files twice counts once."""
+        rows = [(text, one) for text in texts for one in text.documents() if "output_throughput" in one]
+        results = list({json.dumps(one, sort_keys=True): (text, one) for text, one in rows}.values())
+        measured = [(text, one) for text, one in results if one.get("run_number") != _WARM_UP] or results
+        twice, warm = len(rows) - len(results), len(results) - len(measured)
+        notes = [f"{counted(twice, 'result')} that stood there before left out: each counts once"] * bool(twice)
+        notes += [f"{counted(warm, 'warm-up')} of a sweep left out"] * bool(warm)
+        first, *others = [_observation(text, one) for text, one in measured]
+        return [replace(first, notes=(*first.notes, *notes)), *others]
 
 
 def _observation(text: Text, one: Mapping[str, Any]) -> Observation:

@@ -9,7 +9,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
@@ -33,12 +33,17 @@ _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|sp
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
 _SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
+_PART: Final = re.compile(r"'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[(\[{)\]},]")
+"""A quoted text, a bracket or a comma."""
 _SAYS: Final = re.compile(
-    r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}|\d+ Engines|SpecDecoding metrics"
+    r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}"
+    r"|\d{1,5} Engines|SpecDecoding metrics"
 )
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
+_UNKNOWN: Final = Settings(engine="vLLM")
+"""What a log says that does not hold how its server started."""
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
 
@@ -50,10 +55,14 @@ class _Line:
     at: datetime | None
     engine: str
     prompt_tok_s: float
+    """One engine's, as the three that follow."""
     generated_tok_s: float
-    running: int
-    waiting: int
+    running: float
+    waiting: float
     drafts: Drafts | None
+    """All its engines'."""
+    engines: int = 1
+    """How many engines the line is of."""
 
 
 class VllmLog:
@@ -63,31 +72,34 @@ class VllmLog:
     counts: ClassVar[str] = "Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine "
 
     def recognises(self, text: Text) -> bool:
-        """A line of load or of acceptance."""
-        return text.whole is None and ("Avg generation throughput: " in text.text or "SpecDecoding metrics: " in text.text)
+        """A line of load or of acceptance, or how a server starts."""
+        known = ("Avg generation throughput: ", "SpecDecoding metrics: ", "non-default args: {", "a V1 LLM engine (v")
+        return text.whole is None and any(one in text.text for one in known)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """An observation a server; see `servers`."""
-        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
-        found = [_read(own) for own in logs if len(logs) == 1 or _generated(own)]
-        if not found:
-            raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
-        return found
-
-
-def _generated(parts: Sequence[Part]) -> bool:
-    return any("throughput: " in line for part in parts for line in part.lines)
+        """An observation a server; see `servers`. Of servers that generated nothing, only how one was set, and only where no
+        other did."""
+        found = [_read(own) for own in servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)]
+        known = [one for one in found if one.drafts is not None] or [one for one in found if one.settings != _UNKNOWN][-1:]
+        if not known:
+            raise InputError(f"{texts[0].name}: {'; '.join(dict.fromkeys(note for one in found for note in one.notes))}")
+        return known
 
 
 def _read(parts: Sequence[Part]) -> Observation:
+    """Without drafts where nothing was generated."""
     files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
     lines, settings = _last_server(joined(parts, stamp), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
     if not any(one.generated_tok_s or one.drafts for one in found):
-        told = f" ({'; '.join(notes)})" if notes else ""
-        raise InputError(f"{files[0]}: nothing was generated in what it holds{told}")
+        silent = (
+            "nothing was generated in what it holds" if any(map(_LOAD.search, lines)) else
+            "holds no line of load: several API servers write none, nor does one with --disable-log-stats: give two scrapes "
+            "of /metrics"
+        )  # fmt: skip
+        return Observation(source=VllmLog.name, files=files, settings=settings, notes=(silent, *notes))
     return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
 
 
@@ -145,23 +157,45 @@ def _last_server(lines: Sequence[str], notes: list[str]) -> tuple[list[str], Set
 
 def _of_arguments(text: str) -> Settings:
     """From what the server was started with."""
-    try:
-        given: Any = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return Settings(engine="vLLM")
-    config = given.get("speculative_config") if isinstance(given, dict) else None
+    given = _value(text)
+    if not isinstance(given, dict):
+        return _UNKNOWN
+    config = given.get("speculative_config")
     if isinstance(config, str):
         try:
             config = json.loads(config)
         except ValueError:
-            config = None
-    given = given if isinstance(given, dict) else {}
+            config = _value(config)
     cap, model, names = given.get("max_num_seqs"), str(given.get("model", "")), given.get("served_model_name")
     told = Settings(
         engine="vLLM", model=model, served_as=str(names[0] if isinstance(names, list) and names else names or model),
         request_cap=cap if isinstance(cap, int) else None, speculates=config is not None,
     )  # fmt: skip
     return of_speculative(config).beside(told) if isinstance(config, dict) else told
+
+
+def _value(text: str, deep: int = 2) -> Any:
+    """A Python literal. Of a dict that holds what is none, as an enum's member or an object, its items by themselves; such a
+    value is its own text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if not deep or not (text.startswith("{") and text.endswith("}")):
+            return text
+    pairs = (item.partition(": ") for item in _items(text[1:-1]))
+    return {name.strip(" '\""): _value(value.strip(), deep - 1) for name, _, value in pairs}
+
+
+def _items(text: str) -> Iterator[str]:
+    """What commas part that stand in no brackets and no quotes."""
+    depth, begin = 0, 0
+    for match in _PART.finditer(text):
+        found = match[0]
+        if found == "," and not depth:
+            yield text[begin : match.start()]
+            begin = match.end()
+        depth += (found in "([{") - (found in ")]}")
+    yield text[begin:]
 
 
 def of_speculative(config: dict[str, Any]) -> Settings:
@@ -200,16 +234,17 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
     """Each line of load with the line of acceptance that belongs to it: the engine writes it right after."""
     waiting: _Line | None = None
     cut, old = 0, False
+    labelled, together = any((one := _LOAD.search(line)) and (one[1] or one[2]) for line in lines), 1
     for line in lines:
-        if (load := _LOAD.search(line)) is not None:
-            if waiting is not None:
+        before, load, _ = line.partition("Avg generation throughput: ")
+        if load:
+            if "SpecDecoding metrics: " in before:  # was cut without an end, and another file's first line follows it
+                cut += 1
+            elif waiting is not None:
                 yield waiting
-            rates = [float(load[i]) for i in (3, 4)]
-            if not all(0 <= rate < float("inf") for rate in rates):
-                cut, waiting = cut + 1, None
-                continue
-            engine = load[1] or ("all" if load[2] else "0")
-            waiting = _Line(stamp(line), engine, rates[0], rates[1], int(load[5]), int(load[6]), None)
+            waiting = _load(line, labelled=labelled)
+            cut += waiting is None
+            together = max(together, waiting.engines if waiting else 1)
         elif "SpecDecoding metrics: " in line:
             drafts = _drafts(line, file, gamma)
             if drafts is None:
@@ -217,15 +252,17 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
                 continue
             old = old or not drafts.accepted_at
             if waiting is not None and waiting.drafts is None:
-                yield _Line(
-                    waiting.at, waiting.engine, waiting.prompt_tok_s, waiting.generated_tok_s, waiting.running,
-                    waiting.waiting, drafts,
-                )  # fmt: skip
+                yield replace(waiting, drafts=drafts)
                 waiting = None
             else:  # its line of load is not in the file
                 yield _Line(stamp(line), "", 0.0, 0.0, 0, 0, drafts)
     if waiting is not None:
         yield waiting
+    if together > 1:
+        notes.append(
+            f"lines are of {together} engines together: what ran, what waited and throughputs are divided by that, as a "
+            "step is of one engine's requests"
+        )
     if old:
         notes.append(
             f"lines of an older vLLM say no positions: there are as many drafts as {gamma} goes into drafted tokens"
@@ -234,6 +271,19 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
         notes.append(
             f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} left out"
         )
+
+
+def _load(line: str, *, labelled: bool) -> _Line | None:
+    """A line of load; None where it was cut: at its beginning, if it says no engine and others do."""
+    load = _LOAD.search(line)
+    if load is None or (labelled and not (load[1] or load[2])):
+        return None
+    engines = max(int(load[2] or 1), 1)
+    prompt, generated = (float(load[i]) / engines for i in (3, 4))
+    if not all(0 <= rate < float("inf") for rate in (prompt, generated)):
+        return None
+    engine = load[1] or ("all" if load[2] else "0")
+    return _Line(stamp(line), engine, prompt, generated, int(load[5]) / engines, int(load[6]) / engines, None, engines)
 
 
 def _drafts(line: str, file: str, gamma: int | None) -> Drafts | None:
@@ -245,15 +295,29 @@ def _drafts(line: str, file: str, gamma: int | None) -> Drafts | None:
         return Drafts(drafts=round(drafted / gamma), drafted=drafted, accepted=int(counts[1])) if drafted >= gamma else None
     if length is None or counts is None or at is None:
         return None
+    ends = told is not None and not told[1].startswith(", ", at.end())
     try:
         rates = [float(word) for word in at[1].split(",")]
         accepted, drafted = int(counts[1]), int(counts[2])
+        if ends and told and ("throughput: " in told[1] or _is_cut(rates, float(length[1]), accepted, drafted, gamma)):
+            return None
         drafts = _rounds(accepted, drafted, float(length[1]), rates)
         return None if drafts is None else Drafts(
             drafts=drafts, drafted=drafted, accepted=accepted, accepted_at=_counts_at(rates, drafts, accepted)
         )  # fmt: skip
     except ValueError as error:
+        if ends:
+            return None
         raise InputError(f"{file}: {line.strip()[:100]}…: {error}") from None
+
+
+def _is_cut(rates: Sequence[float], length: float, accepted: int, drafted: int, gamma: int | None) -> bool:
+    """Whether shares with which a line ends, as it does in the oldest versions alone, are not all of them: there are not K,
+    they do not add up to the mean length, or drafts of so few tokens would not be as many."""
+    if gamma and len(rates) != gamma:
+        return True
+    low = length - 1 - 0.006
+    return abs(sum(rates) - (length - 1)) > 0.006 + 0.0006 * len(rates) or drafted * low > len(rates) * accepted
 
 
 def _rounds(accepted: int, drafted: int, length: float, rates: Sequence[float]) -> float | None:
@@ -313,13 +377,13 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
     for last, one in pairs:
         gap = _passed(last, one)
         joined = last is not None and (gap is None or gap <= _GAP * usual)
-        seconds = usual if gap is None or not joined else gap
+        seconds = (usual if gap is None or not joined else gap) * one.engines  # so many of each of them
         start = last.running if joined and last is not None else 0
         running = (start + one.running) / 2
         steady = start > 0 and one.running > 0 and abs(one.running - start) <= max(1, 0.25 * running)
         intervals.append(
             Interval(
-                seconds=seconds, running=running, steady=steady, waiting=float(one.waiting),
+                seconds=seconds, running=running, steady=steady, waiting=one.waiting,
                 generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts,
                 plain=one.drafts is None,
             )

@@ -77,14 +77,16 @@ def request_of(file: str, told: Mapping[str, Any], output: Any, prompt: Any, out
             raise ValueError(f"completion_tokens are needed, got {output!r}")
         gamma = gamma_of(told)
         rounds, drafted = told.get("per_step_accepted"), told.get("per_step_drafted")
+        walked, sizes = tuple[int, ...](), tuple[int, ...]()
         if rounds is not None and drafted is not None:
             drafts = of_rounds(rounds, drafted, gamma)
             walked = tuple(int(a) for a, d in zip(rounds, drafted, strict=True) if d > 0)
+            sizes = tuple(int(d) for d in drafted if d > 0)
         else:
-            drafts, walked = _of_histogram(told), ()
+            drafts = _of_histogram(told)
         return ServedRequest(
             prompt_tokens=prompt if isinstance(prompt, int) else None, output_tokens=output, drafts=drafts, rounds=walked,
-            output_s=output_s,
+            verified=sizes if any(size < gamma for size in sizes) else (), output_s=output_s,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: speculative_decoding: {error}") from None
