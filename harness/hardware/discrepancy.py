@@ -49,7 +49,7 @@ class Place(NamedTuple):
     outside: float = 0.0
     """The share of steps that are larger than any captured size."""
     row: int | None = None
-    """Of which measurement it is; None is one by itself."""
+    """The measurement that it is of; None is one by itself."""
 
 
 def shared(some: Sequence[Place], others: Sequence[Place]) -> Floats:
