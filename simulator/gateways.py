@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -179,7 +180,7 @@ def _usage_of(row: Row) -> tuple[Row, tuple[tuple[str, str], ...]]:
 def _bodies(row: Row) -> Iterator[dict[str, Any]]:
     plugins = row.get("ai")
     held = (opened(row.get(name)) for name in RESPONSES)
-    for one in (row, *held, *(plugins.values() if isinstance(plugins, dict) else ())):
+    for one in itertools.chain([row], held, plugins.values() if isinstance(plugins, dict) else ()):
         if isinstance(one, dict):
             yield one
 
