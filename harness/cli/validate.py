@@ -121,7 +121,9 @@ def print_validation(store: Store, validation_id: str, *, as_json: bool) -> None
     print_table(console, heads, lines, ("step time", "budget", "τ", "tok/s of a user"))
     say(console, "simulated / measured (error, * outside the 95 % interval); step time: predicted for the steps that ran")
     for figure, label in {**names, "step": "step time"}.items():
-        e = errors[figure]
+        if (e := errors.get(figure)) is None:  # too short for anybody to have been served
+            say(console, f"{label}: not measured at any load; give more --time-limit")
+            continue
         rest = ""
         if e["known"]:
             rest = f", {e['same_prompts']:.1%} from the live prompts' own traces, {e['inside'] / e['known']:.0%} inside"

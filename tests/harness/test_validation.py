@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from drafters.serving import StepRecord
 from harness.cli.app import app
+from harness.cli.validate import print_validation
 from harness.sweeps.sensitivity import CHANGES, CLEAR, judge
 from harness.validation.plan import LivePoint, ValidationPlan, choose_points
 from harness.validation.points import first_limits, split_prompts, step_errors, turns
@@ -273,6 +275,23 @@ def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
     assert "none" in result.stdout
     result = CliRunner().invoke(app, [*common, "--drafter", "nobody"])
     assert (result.exit_code, "nobody" in result.output) == (2, True)
+
+
+def test_what_nobody_was_served_in_the_time_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a slow machine no answer of a user may lie within a second: then nothing is known of his speed."""
+    figures = dict.fromkeys(QUANTITIES, 1.0)
+    row = {"drafter": "none", "users": 2, "run_id": "a", "drafting": "sampled", "profile": "p", "live_prompts": [1]}
+    row |= {"trace_prompts": [1], "simulated": figures, "measured": figures | {"tps": None}, "low": figures, "high": figures}
+    known = {"mean_absolute": 0.0, "mean": 0.0, "worst": 0.0, "known": 0}
+    told = [{"quantity": name, **known} for name in (*QUANTITIES, "step") if name != "tps"]
+    monkeypatch.setattr("results.store.validations.Validations.rows", lambda *_: [row | {"step_errors": {"step": 0.1}}])
+    monkeypatch.setattr("results.figures.validation.validated", lambda *_: None)
+    monkeypatch.setattr("results.figures.validation.errors", lambda _: SimpleNamespace(to_dicts=lambda: told))
+    store: Any = SimpleNamespace(reading=lambda: nullcontext())
+    print_validation(store, "b", as_json=False)
+    assert "--time-limit" in capsys.readouterr().out
 
 
 @pytest.mark.ray
