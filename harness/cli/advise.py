@@ -225,7 +225,7 @@ def _verdict(advice: Advice) -> str:
             rows = "; ".join(f"{first} to {last} running: {k}" for first, last, k in advice.rows)
             return f"K by batch size: {rows}"
         case _ if advice.k == advice.acceptance.gamma:
-            return f"draft K = {advice.k} at every load: at some the server was left without"
+            return f"draft K = {advice.k} at every load: at some the server drafted less, or nothing"
         case _:
             return f"set K to {advice.k}, from {advice.acceptance.gamma}"
 
