@@ -214,7 +214,7 @@ def shape_of(of: Checkpoint, config: Mapping[str, Any]) -> LayerShape:
     if numbers and config.get("num_hidden_layers") is None:
         config = {**config, "num_hidden_layers": max(numbers) + 1}
     shape = read_shape(config, of.name)
-    if config.get("is_neox_style") is False:
+    if any(config.get(name) is False for name in ("is_neox_style", "rope_is_neox_style")):
         shape = replace(shape, rotary={**shape.rotary, "interleaved": True})
     if of.tensors is None or shape.family not in ("llama", "qwen3"):
         return shape

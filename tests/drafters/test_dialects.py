@@ -388,6 +388,7 @@ DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
          {"embedding_scale": 4.0, "logit_scale": 2.0, "softcap": 30.0}),
         ({}, {"final_logit_softcapping": 0}, {}, {"softcap": None}),
         ({"is_neox_style": False}, {}, {}, {}),
+        ({"rope_is_neox_style": False}, {}, {}, {}),
     ],
 )  # fmt: skip
 def test_what_blocks_declare(changes: Raw, own: Raw, tensors: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:
@@ -401,7 +402,7 @@ def test_what_blocks_declare(changes: Raw, own: Raw, tensors: Raw, expected: Raw
     declared = facts(raw, BLOCK_TENSORS | tensors, target, tmp_path)
     assert {field: getattr(declared.settings, field) for field in expected} == expected
     assert declared.gamma == GAMMA + (declared.settings.layout == "anchor-first")
-    assert bool(declared.settings.shape.rotary.get("interleaved")) == ("is_neox_style" in changes)
+    assert bool(declared.settings.shape.rotary.get("interleaved")) == any("is_neox_style" in name for name in changes)
 
 
 @pytest.mark.parametrize(
