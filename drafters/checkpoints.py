@@ -222,15 +222,18 @@ def folder_hash(folder: Path, patterns: Collection[str] = WEIGHTS) -> str:
 
 def check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name: str) -> None:
     """Raise InputError unless the tensors in every *.safetensors of `folder` are those of `drafter`, by their shapes."""
-    settings, found = declared.settings, {}
+    settings, found, marked = declared.settings, {}, False
     for stream, key in stored(folder, name, "pt"):
+        marked |= bare(key) == "t2d"
         if (ours := declared.names(key)) is not None:
             found[ours] = (key, list(stream.get_slice(key).get_shape()))
     wanted = {n: list(value.shape) for n, value in drafter.state_dict().items() if n not in _SHARED}
     size, draft = settings.shape.hidden_size, settings.draft_vocabulary
     needed = {**wanted}
     if settings.reduced:
-        needed |= {"d2t": [draft], "lm_head.weight": [draft, size]}
+        needed |= {"lm_head.weight": [draft, size]}
+        if not marked:
+            needed |= {"d2t": [draft]}
     if size != settings.target_size:  # the target's tables are of another width
         needed |= {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size]}
     optional = {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size], "lm_head.bias": [draft],
@@ -286,10 +289,18 @@ def plain_tensors(
     """
     named = {declared.names(key): value for key, value in tensors.items()}
     found = {key: value for key, value in named.items() if key is not None}
-    if declared.settings.reduced and "d2t" in found:
+    mask = next((value for key, value in tensors.items() if bare(key) == "t2d"), None)
+    marks = [] if mask is None else mask.flatten().nonzero().flatten().tolist()
+    if declared.settings.reduced and "d2t" not in found:
+        if len(marks) != declared.settings.draft_vocabulary or marks[-1] >= declared.settings.vocabulary:
+            raise InputError(
+                f"checkpoint {name}: has no tensor d2t, and t2d marks {len(marks)} tokens, not the "
+                f"{declared.settings.draft_vocabulary} that it drafts"
+            )
+        found["d2t"] = torch.tensor(marks) - torch.arange(len(marks))
+    elif declared.settings.reduced:
         ids = _vocabulary(found["d2t"], declared.settings, name)
-        mask = next((value for key, value in tensors.items() if bare(key) == "t2d"), None)
-        if mask is not None and bool(mask.any()) and mask.flatten().nonzero().flatten().tolist() != sorted(ids.tolist()):
+        if marks and marks != sorted(ids.tolist()):
             raise InputError(
                 f"checkpoint {name}: t2d marks other tokens than d2t, read as {declared.settings.vocabulary_map}, names; "
                 "leave t2d out where d2t is right"

@@ -34,6 +34,9 @@ class LayerShape:
     """Positions that each layer sees, in a sliding one; None for all."""
     activation: str = "silu"
     attention_bias: bool = False
+    """Whether queries, keys and values have one."""
+    output_bias: bool = False
+    """Whether the projection of what attention puts out has one."""
     mlp_bias: bool = False
     values_are_keys: bool = False
     """Whether values are projected by the keys' matrix (Gemma-4's full layers)."""
@@ -115,7 +118,7 @@ class ContextAttention(nn.Module):
         self.k_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
         if not shape.values_are_keys:
             self.v_proj = nn.Linear(input_size, self.kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, shape.hidden_size, bias=shape.output_bias)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
 

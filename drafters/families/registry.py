@@ -44,7 +44,13 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
         raise InputError(
             f"checkpoint {name}: num_hidden_layers must be a whole number from 1 to {MOST_LAYERS}, got {layers!r}"
         )
+    config = _without_sections(config)
     kinds = _layer_kinds(config, layers, name)
+    if "sliding_attention" in kinds and config.get("sliding_window") and config.get("use_sliding_window") is None:
+        config = {
+            **config,
+            "use_sliding_window": True,
+        }  # its layers say so; Qwen3's configuration drops the window otherwise
     try:
         # `layer_types` may still be the target's, one entry for each of its layers. What is given is written to.
         own = copy.deepcopy({**config, "num_hidden_layers": layers, "layer_types": list(kinds)})
@@ -67,10 +73,10 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
             kv_heads=(config.get("num_global_key_value_heads") if shared else None) or read.num_key_value_heads,
             head_dim=config.get("global_head_dim", 512) if full
             else read.head_dim or read.hidden_size // read.num_attention_heads,
-            norm_eps=float(read.rms_norm_eps), layers=layers, rotary=_rotary(read, kinds),
+            norm_eps=float(read.rms_norm_eps), layers=layers, rotary=_rotary(family, read, kinds),
             windows=tuple(getattr(read, "sliding_window", None) if k == "sliding_attention" else None for k in kinds),
             activation=read.hidden_activation if full else read.hidden_act, attention_bias=bool(read.attention_bias),
-            mlp_bias=bool(getattr(read, "mlp_bias", False)), values_are_keys=shared,
+            output_bias=bool(read.attention_bias), mlp_bias=bool(getattr(read, "mlp_bias", False)), values_are_keys=shared,
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
@@ -122,10 +128,24 @@ def _layer_kinds(config: Mapping[str, Any], layers: int, name: str) -> tuple[str
     return tuple(declared)
 
 
-def _rotary(read: Any, kinds: tuple[str, ...]) -> Mapping[str, Any]:
-    """One set of rotary parameters for all layers: nested ones are of a kind of layer (as speculators reads them)."""
+def _without_sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration whose rotary sections of pictures (`mrope`) are left out: on text they are the plain angles."""
+    changed = {}
+    for field in ("rope_scaling", "rope_parameters"):
+        said = config.get(field)
+        if isinstance(said, Mapping) and "mrope" in (said.get("rope_type"), said.get("type")):
+            kept = {k: v for k, v in said.items() if k not in ("type", "mrope_section", "mrope_interleaved")}
+            changed[field] = {**kept, "rope_type": "default"} if kept.keys() - {"rope_type"} else None
+    return {**config, **changed}
+
+
+def _rotary(family: str, read: Any, kinds: tuple[str, ...]) -> Mapping[str, Any]:
+    """One set of rotary parameters for all layers: nested ones are of a kind of layer (as speculators reads them).
+
+    Llama's and Qwen3's code turns whole heads where nothing is scaled: a factor there is one inherited from a target's file.
+    """
     parameters = read.rope_parameters
     nested = {kind: parameters[kind] for kind in ("sliding_attention", "full_attention") if kind in parameters}
-    if not nested:
-        return dict(parameters)
-    return dict(next((nested[kind] for kind in nested if kind in kinds), next(iter(nested.values()))))
+    own = next((nested[kind] for kind in nested if kind in kinds), next(iter(nested.values()))) if nested else parameters
+    whole = family != "gemma4" and own.get("rope_type", "default") == "default"
+    return {name: value for name, value in own.items() if not (whole and name == "partial_rotary_factor")}

@@ -152,6 +152,15 @@ class Fields:
         return self.whole(name, default, least=least, most=MAX_GAMMA)
 
 
+def no_other_taps(of: Checkpoint, read: str) -> None:
+    """Raise InputError where nothing that is read says the taps, and a field that is not seems to."""
+    places = {"": of.raw, **{f"{name}.": part for name, part in of.raw.items() if isinstance(part, Mapping)}}
+    for place, fields in places.items():
+        for name, ids in fields.items():
+            if name.endswith(("layer_ids", "layers_ids")) and isinstance(ids, list) and ids:
+                raise of.fail(f"{place}{name} seems to say the taps {ids}, and is not read in this format; {read} is")
+
+
 def nested_in(of: Checkpoint, field: str, within: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """An object within the configuration, or `within` a part of it; empty where there is none.
 
@@ -177,7 +186,10 @@ def assumed(layer: Mapping[str, Any], *fields: Fields) -> frozenset[str]:
     left_out = {_WORDS[name] for one in fields for name in one.missing if name in _WORDS}
     parameters = layer.get("rope_parameters")
     nested = [parameters, *parameters.values()] if isinstance(parameters, Mapping) else []
-    if not any("rope_theta" in place for place in [layer, *nested] if isinstance(place, Mapping)):
+    places = [place for place in [layer, *nested, layer.get("rope_scaling")] if isinstance(place, Mapping)]
+    # A factor that the code of the layers does not look at may have been meant.
+    partial = any(place.get("partial_rotary_factor") not in (None, 1) for place in places)
+    if partial or not any("rope_theta" in place for place in places):
         left_out.add("rotary")
     return frozenset(left_out)
 
@@ -192,11 +204,14 @@ def check_target(of: Checkpoint, fields: Fields, target: TargetFacts, *names: st
 
 
 def draft_vocabulary(of: Checkpoint, fields: Fields, target: TargetFacts) -> int:
-    """V_d, by the table that says which tokens these are where no field does; a smaller one needs that table."""
-    size = fields.whole("draft_vocab_size", (*of.shape("d2t"), target.vocab_size)[0])
+    """V_d, by the table that says which tokens these are where no field does; a smaller one needs that table, or marks of
+    the tokens that it drafts (`t2d`), which are then drafted in the order of their ids."""
+    marked_alone = bool(of.has("t2d")) and not of.has("d2t")
+    rows = of.shape("lm_head.weight")[:1] if marked_alone else ()
+    size = fields.whole("draft_vocab_size", (*of.shape("d2t"), *rows, target.vocab_size)[0])
     if size > target.vocab_size:
         raise of.fail(f"draft_vocab_size is {size}, but the target has {target.vocab_size} tokens")
-    if size < target.vocab_size and of.has("d2t") is False:
+    if size < target.vocab_size and of.has("d2t") is False and not marked_alone:
         raise of.fail(f"has no tensor d2t, which says which {size} of the target's {target.vocab_size} tokens it drafts")
     return size
 
@@ -208,18 +223,31 @@ def head_of(fields: Fields, of: Checkpoint) -> Any:
 
 
 def shape_of(of: Checkpoint, config: Mapping[str, Any]) -> LayerShape:
-    """The layers' shape. Tensors say how many there are where no field does, and are right about norms of queries and keys,
-    which Qwen3's layers have and Llama's have not, and about biases."""
+    """The layers' shape.
+
+    Tensors say how many there are and how wide heads are where no field does, and are right about norms of queries and keys,
+    which Qwen3's layers have and Llama's have not, and about biases.
+    """
     numbers = [int(found[1]) for name in of.tensors or () if (found := re.match(r"layers\.(\d+)\.", bare(name)))]
     if numbers and config.get("num_hidden_layers") is None:
         config = {**config, "num_hidden_layers": max(numbers) + 1}
+    if config.get("head_dim") is None and (width := _head_dim(of, config)):
+        config = {**config, "head_dim": width}
     shape = read_shape(config, of.name)
     if any(config.get(name) is False for name in ("is_neox_style", "rope_is_neox_style")):
         shape = replace(shape, rotary={**shape.rotary, "interleaved": True})
     if of.tensors is None or shape.family not in ("llama", "qwen3"):
         return shape
     family = "qwen3" if any(".q_norm." in name for name in of.tensors) else "llama"
-    return replace(shape, family=family, attention_bias=any(name.endswith(".q_proj.bias") for name in of.tensors))
+    biased = [any(name.endswith(f".{part}_proj.bias") for name in of.tensors) for part in "qo"]
+    return replace(shape, family=family, attention_bias=biased[0], output_bias=biased[1])
+
+
+def _head_dim(of: Checkpoint, config: Mapping[str, Any]) -> int | None:
+    """Width of a head, by the rows of the queries' projection; None where no tensor or no number of heads tells."""
+    rows = next((shape[0] for name, shape in (of.tensors or {}).items() if name.endswith(".self_attn.q_proj.weight")), 0)
+    heads = config.get("num_attention_heads")
+    return rows // heads if isinstance(heads, int) and heads > 0 and rows and rows % heads == 0 else None
 
 
 def fused_size(of: Checkpoint, taps: int, declared: int, target: TargetFacts) -> int:

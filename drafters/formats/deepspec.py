@@ -61,7 +61,7 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
         raise of.fail(f"model_type {of.raw.get('model_type')!r} is not supported for {of.architecture}; {family} is")
     if refused := next((name for name in _REFUSED if family == "gemma4" and of.raw.get(name)), None):
         raise of.fail(f"{refused} is not supported for drafters")
-    shape = read_shape(of.raw, of.name)
+    shape = read_shape(of.raw if family == "gemma4" else {**of.raw, "model_type": family}, of.name)
     if "target_layer_ids" not in of.raw:
         raise of.fail("config.json lacks target_layer_ids")
     taps = fields.layers(["target_layer_ids"], offset=1, default=[], target=target)
@@ -89,8 +89,9 @@ def _names(name: str) -> str | None:
 
 
 def _recognises(of: Checkpoint) -> bool:
-    """By its architecture; copies of others' drafters that are renamed so keep their nested fields."""
-    return of.architecture in CORES and ("target_layer_ids" in of.raw or not isinstance(of.raw.get("dflash_config"), dict))
+    """By its architecture; copies of others' drafters that are renamed so keep their own fields."""
+    others = isinstance(of.raw.get("dflash_config"), dict) or "dspark_target_layer_ids" in of.raw
+    return of.architecture in CORES and ("target_layer_ids" in of.raw or not others)
 
 
 DEEPSPEC: Final = Format("DeepSpec", _recognises, _read)

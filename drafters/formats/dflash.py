@@ -23,15 +23,28 @@ from drafters.formats.contract import (
     markov_of,
     mask_token,
     nested_in,
+    no_other_taps,
     shape_of,
 )
 from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, InBlock, Layout
+from simulator.records import MAX_GAMMA
 
 _ARCHITECTURES: Final = ("DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel")
 _REFUSED: Final = ("use_swa", "attention_sink_bias", "attention_value_scale")
 """Fields of variants (MiMo's) whose attention is another."""
+_PREFIXED: Final = {
+    "dspark_block_size": "block_size", "dspark_markov_rank": "markov_rank", "dspark_noise_token_id": "mask_token_id",
+    "dspark_target_layer_ids": "target_layer_ids",
+}  # fmt: skip
+"""DeepSeek-V4's names of fields, in the configurations of dense drafters too (SGLang's reader), and the usual ones."""
 _NESTED: Final = ("dspark_config", "dflash_config")
+
+
+_TAPS: Final = (
+    ("eagle_aux_hidden_state_layer_ids", 0), ("target_layer_ids", 1), ("aux_hidden_state_layer_ids", 0), ("layer_ids", 0),
+)  # fmt: skip
+"""Fields that say the taps, in the order in which they are looked for, and whether they count layers' outputs."""
 
 
 def default_taps(target_layers: int, draft_layers: int) -> list[int]:
@@ -69,13 +82,18 @@ def selector_of(fields: Fields) -> tuple[int, int]:
 
 
 def _recognises(of: Checkpoint) -> bool:
-    return of.architecture in _ARCHITECTURES or any(isinstance(of.raw.get(name), dict) for name in _NESTED)
+    nested = any(isinstance(of.raw.get(name), dict) for name in _NESTED)
+    return of.architecture in _ARCHITECTURES or nested or any(name in of.raw for name in _PREFIXED)
 
 
 def _fields(of: Checkpoint) -> tuple[Fields, Mapping[str, Any]]:
     """Fields of the drafter, and the configuration of its layers; the more special place comes first (SGLang's reader)."""
     places = [nested_in(of, name) for name in (*_NESTED, "text_config")]
-    return Fields(of, *places, of.raw), {**of.raw, **places[-1]}
+    prefixed = {ours: of.raw[name] for name, ours in _PREFIXED.items() if name in of.raw}
+    layer = {**of.raw, **places[-1]}
+    if str(layer.get("model_type")).startswith("qwen3_"):  # z-lab's and SpecForge's layers are Qwen3's, whatever target's
+        layer["model_type"] = "qwen3"  # configuration they are kept in
+    return Fields(of, prefixed, *places, of.raw), layer
 
 
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
@@ -90,11 +108,13 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     convolved = named or bool(fields.get("conv_kernel_size")) or bool(of.has("layers.0.attention_conv."))
     chosen = named or bool(fields.get("selector_rank")) or bool(of.has("candidate_selector."))
     rank, head = markov_of(of, fields, 256 if kind == "dspark" and of.tensors is None else 0)
+    layout = layout_of(fields, kind == "dspark")
+    drafted = fields.get("num_speculative_tokens")
     settings = BlockSettings(
         shape=shape, vocabulary=target.vocab_size, draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps,
         target_size=fused_size(of, len(taps), shape.hidden_size, target), head=head_of(fields, of),
-        softcap=_softcap(fields), block=fields.gamma("block_size", 16),
-        mask_token=mask_token(of, fields, target), layout=layout_of(fields, kind == "dspark"), in_block=_in_block(fields),
+        softcap=_softcap(fields), block=_block(fields, kind, layout),
+        mask_token=mask_token(of, fields, target), layout=layout, in_block=_in_block(fields),
         markov_rank=rank, markov_head=head, confidence=confidence_of(of, fields, rank, on=False, joined=False),
         convolution=convolution_of(fields) if convolved else None, selector=selector_of(fields) if chosen else None,
         embedding_scale=fields.number("input_embedding_scale") or 1.0, logit_scale=fields.number("output_multiplier"),
@@ -103,7 +123,9 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     left_out = assumed(layer, fields)
     if not target.scales:
         left_out -= {"embeddings"}
-    if of.architecture in _ARCHITECTURES or not rank:
+    if drafted is not None:
+        left_out -= {"γ"}
+    if not rank or (kind == "dspark" and of.architecture in _ARCHITECTURES):
         left_out -= {"layout"}  # z-lab's and SpecForge's code has one each, and no field for it
     name = "DFlash2 (z-lab)" if convolved or chosen else spark
     return Declared(name, settings, "block", settings.most_drafted, block_names, assumed=left_out)
@@ -111,12 +133,20 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
 
 def _taps(of: Checkpoint, fields: Fields, layer: Mapping[str, Any], target: TargetFacts) -> tuple[int, ...]:
     """Taps by the first of the fields that tell which vLLM's reader looks for; ids of layers' outputs but in two of them."""
-    for key, offset in (("eagle_aux_hidden_state_layer_ids", 0), ("target_layer_ids", 1), ("layer_ids", 0)):
+    for key, offset in _TAPS:
         if fields.get(key) is not None:
             return fields.layers([key], offset=offset, default=[], target=target)
+    no_other_taps(of, "dflash_config.target_layer_ids")
     layers = layer.get("num_hidden_layers")
     spaced = default_taps(target.num_layers, layers if type(layers) is int else 1)
     return fields.layers(["target_layer_ids"], offset=1, default=spaced, target=target)
+
+
+def _block(fields: Fields, kind: str, layout: Layout) -> int:
+    """B, by its own field or γ's; else what published drafters of a kind mostly have."""
+    drafted = fields.whole("num_speculative_tokens", 0, least=0, most=MAX_GAMMA)
+    usual = {"dspark": 7, "dflash": 16}[kind]
+    return fields.gamma("block_size", drafted + (layout == "fill-in") if drafted else usual)
 
 
 def _softcap(fields: Fields) -> float | None:

@@ -7,7 +7,8 @@ srt/models/llama_eagle3.py; vllm 0.33.0 llama_eagle3.py.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from drafters.formats.contract import (
     Declared,
@@ -20,6 +21,7 @@ from drafters.formats.contract import (
     fused_size,
     head_of,
     nested_in,
+    no_other_taps,
     shape_of,
 )
 from drafters.formats.files import Checkpoint, bare, computes_nothing
@@ -27,6 +29,9 @@ from drafters.kinds.settings import PairSettings, TapNorm
 
 USUAL_GAMMA: Final = 5
 """Tokens of a chain where the files say none, as in most: what engines are usually started with."""
+_LLAMAS: Final = ("LlamaForCausalLM", "LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM")
+_LIKE_LLAMA: Final = ("qwen2", "qwen2_5", "mistral", "qwen3_moe", "llama4_text")
+"""Models whose configurations say a layer's shape in Llama's fields."""
 _LEGACY: Final = {"aux_norm_low.": "fc_norm.0.", "aux_norm_mid.": "fc_norm.1.", "aux_norm_high.": "fc_norm.2."}
 
 
@@ -71,13 +76,23 @@ def _taps(of: Checkpoint, fields: Fields, nested: Fields, target: TargetFacts) -
     if (ids := nested.get(key)) is not None:
         beyond = isinstance(ids, list) and target.num_layers in ids
         return nested.layers([key], offset=0 if beyond else 1, default=default, target=target)
-    if fields.get("target_layer_ids") is not None:
-        return fields.layers(["target_layer_ids"], offset=1, default=default, target=target)
+    for other, offset in (("target_layer_ids", 1), ("aux_hidden_state_layer_ids", 0)):
+        if fields.get(other) is not None:
+            return fields.layers([other], offset=offset, default=default, target=target)
+    if nested.get("layer_ids") is None:
+        no_other_taps(of, key)
     return nested.layers(["layer_ids"], offset=0, default=default, target=target)
 
 
+def _layer(of: Checkpoint) -> Mapping[str, Any]:
+    """The configuration of its layers: Llama's where the architecture is, whatever model its file was copied from."""
+    layer = {**of.raw, **nested_in(of, "text_config")}
+    copied = of.architecture in _LLAMAS and layer.get("model_type") in _LIKE_LLAMA
+    return {**layer, "model_type": "llama"} if copied else layer
+
+
 def _read(of: Checkpoint, target: TargetFacts) -> Declared:
-    own, layer = nested_in(of, "eagle_config"), {**of.raw, **nested_in(of, "text_config")}
+    own, layer = nested_in(of, "eagle_config"), _layer(of)
     top, nested = Fields(of, layer), Fields(of, own)
     fields = Fields(of, own, layer)
     check_target(of, top, target, "vocab_size", "num_target_layers")

@@ -12,15 +12,16 @@ from safetensors import SafetensorError, safe_open
 from drafters.configs import ADAPTER_FILE, read_config
 from simulator.errors import InputError, first_paragraph
 
-_INDEX = "model.safetensors.index.json"
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WIDE: Final = ("F64", "F32", "F16", "BF16")
 """Types of numbers that stand for themselves, as safetensors calls them."""
 
 
 def bare(name: str) -> str:
-    """A tensor's name without the `model.` that some publishers' code writes before it."""
-    return name.removeprefix("model.")
+    """A tensor's name without the `model.` that some publishers' code writes before it; `d2t` for vLLM's word."""
+    name = name.removeprefix("model.")
+    return "d2t" if name == "draft_id_to_target_id" else name
 
 
 def computes_nothing(name: str) -> bool:
@@ -83,21 +84,42 @@ def read_checkpoint(folder: Path, name: str) -> Checkpoint:
     return Checkpoint(name, raw, {key: shape for key, shape, _ in found}, {key: kind for key, _, kind in found})
 
 
-def stored(folder: Path, name: str, framework: str) -> Iterator[tuple[Any, str]]:
-    """(open file, name of a tensor in it) of every tensor of a checkpoint. Raises InputError, naming the file."""
-    files = sorted(folder.glob("*.safetensors"))
-    files = [f for f in files if f.name.startswith("model")] or files
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The files that hold a checkpoint's weights: those its index names, where it has one. Raises InputError."""
+    whole = folder / _WHOLE
     if (folder / _INDEX).exists():
-        named = read_config(folder, _INDEX).get("weight_map")
-        named = {str(file) for file in named.values()} if isinstance(named, dict) else set()
-        if missing := sorted(file for file in named if not (folder / file).exists()):
+        said = read_config(folder, _INDEX).get("weight_map")
+        named = sorted({str(file) for file in said.values()}) if isinstance(said, dict) else []
+        if outside := next((file for file in named if Path(file).name != file), None):
+            raise InputError(f"checkpoint {name}: {_INDEX} names {outside!r}, which is no file of its folder")
+        missing = [file for file in named if not (folder / file).exists()]
+        if missing and (_WHOLE in named or not whole.exists()):
             raise InputError(f"checkpoint {name}: {_INDEX} names {missing[0]}, which is not there")
+        if named and not missing and whole.exists() and _WHOLE not in named:
+            raise InputError(
+                f"checkpoint {name}: holds {_WHOLE}, and {_INDEX}, which names other files; engines read one or the other: "
+                "remove what is left over"
+            )
+        if named:
+            return [whole] if missing else [folder / file for file in named]
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"checkpoint {name}: no *.safetensors in the folder")
-    for file in files:
+    return [f for f in files if f.name.startswith("model")] or files
+
+
+def stored(folder: Path, name: str, framework: str) -> Iterator[tuple[Any, str]]:
+    """(open file, name of a tensor in it) of every tensor of a checkpoint. Raises InputError, naming the file."""
+    met: dict[str, str] = {}
+    for file in _weight_files(folder, name):
         try:
             with safe_open(file, framework=framework) as stream:
                 for key in stream.keys():  # noqa: SIM118 - not a mapping
+                    if key in met:
+                        raise InputError(
+                            f"checkpoint {name}: {met[key]} and {file.name} both hold {key}; remove the one left over"
+                        )
+                    met[key] = file.name
                     yield stream, key
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: not a readable safetensors file ({first_paragraph(error)})") from error

@@ -19,6 +19,7 @@ from drafters.formats.contract import (
     markov_of,
     mask_token,
     nested_in,
+    no_other_taps,
     shape_of,
 )
 from drafters.formats.dflash import block_names, convolution_of, layout_of, selector_of
@@ -26,6 +27,7 @@ from drafters.formats.eagle3 import USUAL_GAMMA, default_taps, pair_names, tap_n
 from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, PairSettings
 
+_SLIDING: Final = ("layer_types", "use_sliding_window", "sliding_window", "max_window_layers")
 MTP_NAMES: Final = {
     "hidden_layernorm": "hnorm", "token_layernorm": "enorm", "input_proj": "eh_proj", "final_layernorm": "norm",
 }  # fmt: skip
@@ -42,6 +44,8 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     rotary = layer.get("rope_parameters")
     if isinstance(rotary, Mapping) and isinstance(rotary.get("sliding_attention"), Mapping):
         layer["rope_parameters"] = dict(rotary["sliding_attention"])  # the one that the library takes
+    if read is _block:  # vLLM's reader looks for them outside first, where earlier versions wrote them
+        layer |= {name: of.raw[name] for name in _SLIDING if of.raw.get(name) is not None}
     check_target(of, Fields(of, layer), target, "vocab_size")
     return read(of, layer, str(kind), target)
 
@@ -66,7 +70,9 @@ def _trained_for(of: Checkpoint) -> str | None:
 
 def _eagle3(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) -> Declared:
     fields, shape = Fields(of, of.raw), shape_of(of, layer)
-    own = ["eagle_aux_hidden_state_layer_ids"]
+    own = ["eagle_aux_hidden_state_layer_ids", "aux_hidden_state_layer_ids"]
+    if all(fields.get(name) is None for name in own):
+        no_other_taps(of, own[0])
     taps = fields.layers(own, offset=0, default=default_taps(target.num_layers), target=target)
     declared = fields.whole("target_hidden_size", shape.hidden_size)
     settings = PairSettings(
@@ -84,16 +90,20 @@ def _eagle3(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFact
 
 def _block(of: Checkpoint, layer: Mapping[str, Any], kind: str, target: TargetFacts) -> Declared:
     fields, shape = Fields(of, of.raw), shape_of(of, layer)
-    if fields.get("aux_hidden_state_layer_ids") is None:
+    names = ["aux_hidden_state_layer_ids", "eagle_aux_hidden_state_layer_ids"]
+    if all(fields.get(name) is None for name in names):
         raise of.fail("config.json lacks aux_hidden_state_layer_ids")
-    taps = fields.layers(["aux_hidden_state_layer_ids"], offset=0, default=[], target=target)
+    taps = fields.layers(names, offset=0, default=[], target=target)
     spark, second = kind == "dspark", kind == "dflash2"
+    block, drafted = fields.gamma("block_size", 8), _proposed(of)
+    # Engines and the library differ in what they take for left out; how many tokens its author drafts tells.
+    anchor_first = drafted == block if spark and drafted in (block, block - 1) else spark
     rank, head = markov_of(of, fields, 256) if spark else (0, "vanilla")
     together = fields.flag("sliding_window_non_causal", second)
     settings = BlockSettings(
         shape=shape, target_size=fused_size(of, len(taps), shape.hidden_size, target), vocabulary=target.vocab_size,
         draft_vocabulary=draft_vocabulary(of, fields, target), taps=taps, head=head_of(fields, of),
-        block=fields.gamma("block_size", 8), mask_token=mask_token(of, fields, target), layout=layout_of(fields, spark),
+        block=block, mask_token=mask_token(of, fields, target), layout=layout_of(fields, anchor_first),
         in_block="bidirectional" if together else "causal where sliding", window_from="anchor", markov_rank=rank,
         markov_head=head, confidence=confidence_of(of, fields, rank, on=True, joined=True) if spark else "none",
         convolution=convolution_of(fields) if second else None, selector=selector_of(fields) if second else None,

@@ -55,8 +55,9 @@ _UNSUPPORTED: Final = (
     ),
     _Unsupported(
         "DeepSeek-V4's DSpark (its blocks are the target's own)",
-        lambda of: str(of.raw.get("model_type")).startswith("deepseek_v4") or "dspark_target_layer_ids" in of.raw
-        or "dspark_block_size" in of.raw or _any(of, _V4),
+        lambda of: str(of.raw.get("model_type")).startswith("deepseek_v4") or _any(of, _V4)
+        or (of.raw.get("model_type") not in ("qwen3", "llama") and any(f"dspark_{name}" in of.raw for name in
+            ("target_layer_ids", "block_size"))),
     ),
     _Unsupported(
         "EAGLE with multi-head latent attention (MLA)",

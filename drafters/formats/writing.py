@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from drafters.families.layers import LayerShape
 from drafters.families.registry import embedding_scale, shape_config
 from drafters.formats.contract import TargetFacts
 from drafters.formats.deepspec import CORES
@@ -106,7 +107,16 @@ def _usual(draft: Draft) -> Draft:
         settings = replace(settings, order="embedding, feature")
     if _HEAD not in tensors:
         tensors.pop("lm_head.bias", None)  # without its matrix it is a copy
+    if settings.shape.attention_bias != settings.shape.output_bias:  # configurations have one field for both
+        tensors = _zeros(tensors, settings.shape) | tensors
+        settings = replace(settings, shape=replace(settings.shape, attention_bias=True, output_bias=True))
     return replace(draft, tensors=tensors, settings=settings)
+
+
+def _zeros(tensors: Mapping[str, Tensor], shape: LayerShape) -> dict[str, Tensor]:
+    """Biases of attention that add nothing, for every projection."""
+    parts = [f"layers.{i}.self_attn.{part}_proj" for i in range(shape.layers) for part in "qkvo"]
+    return {f"{n}.bias": like.new_zeros(like.shape[0]) for n in parts if (like := tensors.get(f"{n}.weight")) is not None}
 
 
 def _features(draft: Draft) -> dict[str, str]:

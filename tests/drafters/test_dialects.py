@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
 from drafters.checkpoints import facts_of, load_drafter, read_declared
+from drafters.checkpoints import publish as write_as
 from drafters.families.layers import LayerShape
 from drafters.families.registry import FAMILIES, make_layer, read_shape, shape_config
 from drafters.kinds.learned import LearnedDrafter
@@ -145,20 +146,74 @@ def algorithm(raw: Raw, _: Tensors) -> None:
     raw["speculators_config"] = {"algorithm": raw.pop("speculators_model_type")}
 
 
+def of_layer(raw: Raw) -> Raw:
+    """Where a configuration says its layers."""
+    found: Raw = raw.get("transformer_layer_config", raw)
+    return found
+
+
+def inherited_factor(raw: Raw, _: Tensors) -> None:
+    """As copied from a target that turns a part of its heads; Llama's and Qwen3's code does not look at it."""
+    of_layer(raw)["partial_rotary_factor"] = 0.5
+
+
+def sections(raw: Raw, _: Tensors) -> None:
+    """As copied from a target that reads pictures too."""
+    of = of_layer(raw)
+    if "rope_parameters" in of:
+        return
+    of["rope_scaling"] = {"type": "mrope", "mrope_section": [1, 1, 2]}
+
+
+def marks_alone(_: Raw, tensors: Tensors) -> None:
+    if "t2d" in tensors:
+        tensors.pop("d2t", None)
+
+
+def vllms_table(_: Raw, tensors: Tensors) -> None:
+    renamed(tensors, "d2t", "draft_id_to_target_id")
+
+
+def biases_of_queries(_: Raw, tensors: Tensors) -> None:
+    """As Qwen2's layers have them, without one of what attention puts out; here they add nothing."""
+    named = [n for n in tensors if n.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]
+    tensors |= {n.replace("weight", "bias"): torch.zeros(len(tensors[n])) for n in named}
+
+
+def prefixed(raw: Raw, _: Tensors) -> None:
+    """With the names of DeepSeek-V4's fields."""
+    own = raw["dflash_config"]
+    names = {"block_size": "block_size", "mask_token_id": "noise_token_id", "markov_rank": "markov_rank",
+             "target_layer_ids": "target_layer_ids"}  # fmt: skip
+    for name, theirs in names.items():
+        of = raw if name in raw else own
+        if name in of:
+            raw[f"dspark_{theirs}"] = of.pop(name)
+
+
+def model_type(name: str) -> Change:
+    return lambda raw, _: raw.update(model_type=name)
+
+
 AUX = "eagle_aux_hidden_state_layer_ids"
-ANY: list[Change] = [in_a_model, extras, rope_parameters, rope_scaling, narrow_table, without("num_hidden_layers")]
+ANY: list[Change] = [
+    in_a_model, extras, rope_parameters, rope_scaling, narrow_table, without("num_hidden_layers"), without("head_dim"),
+    inherited_factor, sections, marks_alone, vllms_table, biases_of_queries, without("use_sliding_window"),
+]  # fmt: skip
 PAIRS: list[Change] = [
     *ANY, midlayer, layers, sglangs_norms, taps_at(AUX, offset=0), taps_at(AUX, "eagle_config", offset=1),
     taps_at("target_layer_ids", offset=1), taps_at("layer_ids", "eagle_config", offset=0), unsorted,
     without("draft_vocab_size"), without("fc_norm", "norm_before_fc"), to("fc_norm", "eagle_config"),
     to("norm_output", "eagle_config"), to("norm_before_fc"), to("hidden_size", "text_config"),
-    to("rope_theta", "text_config"), architecture("Eagle3LlamaForCausalLM"),
+    to("rope_theta", "text_config"), architecture("Eagle3LlamaForCausalLM"), model_type("qwen2"), model_type("mistral"),
+    taps_at("aux_hidden_state_layer_ids", offset=0),
 ]  # fmt: skip
 BLOCKS: list[Change] = [
     *ANY, taps_at(AUX, offset=0), taps_at("layer_ids", "dflash_config", offset=0), taps_at("target_layer_ids", offset=1),
     unsorted, to("block_size", "dflash_config"), to("mask_token_id"), to("markov_rank"), to("markov_rank", "dspark_config"),
     to("mask_token_id", "dspark_config"), without("markov_rank"), to("hidden_size", "text_config"),
-    to("rope_theta", "text_config"), to("layer_types", "text_config"),
+    to("rope_theta", "text_config"), to("layer_types", "text_config"), model_type("qwen3_5_text"), prefixed,
+    taps_at("aux_hidden_state_layer_ids", "dflash_config", offset=0),
 ]  # fmt: skip
 SPECULATORS: list[Change] = [
     *ANY, verifiers, algorithm, rope_by_kind, without("markov_rank", "confidence_head_with_markov"), unsorted,
@@ -215,7 +270,7 @@ class TestEveryFamily:
         shape = LayerShape(
             family=family, hidden_size=16, inner_size=32, heads=4, kv_heads=2, head_dim=8, norm_eps=1e-5, layers=2,
             rotary={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, windows=windows, attention_bias=bias,
-            mlp_bias=bias,
+            output_bias=bias, mlp_bias=bias,
         )  # fmt: skip
         if family == "gemma4" and any(windows):
             with pytest.raises(InputError, match="sliding layers of a Gemma-4 draft"):
@@ -240,7 +295,7 @@ ROPES: dict[str, Raw] = {
     "llama3": {"rope_type": "llama3", **SCALED, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "linear": {"type": "linear", "factor": 2.0},
     "yarn": {"rope_type": "yarn", **SCALED},
-    "half": {"rope_type": "default", "partial_rotary_factor": 0.5},
+    "half": {"rope_type": "linear", "factor": 1.0, "partial_rotary_factor": 0.5},
 }
 
 
@@ -250,7 +305,7 @@ def test_rotary_parameters_are_read_wherever_they_stand(scaling: str, target: Ta
     scaled = ROPES[scaling]
     theta, named = LAYER["rope_theta"], {"rope_type": scaled.get("type"), **scaled}
     plain = {field: value for field, value in NESTED.items() if field != "rope_theta"}
-    at_top = {"partial_rotary_factor": scaled["partial_rotary_factor"]} if scaling == "half" else {"rope_scaling": scaled}
+    at_top = {"rope_scaling": scaled}
     ways: list[Raw] = [
         {**plain, "rope_theta": theta, **at_top}, {**plain, "rope_parameters": {**named, "rope_theta": theta}},
         {**plain, "rope_parameters": {"full_attention": {**named, "rope_theta": theta}}},
@@ -316,6 +371,7 @@ def test_tensors_of_16_bits_are_read_in_the_targets_type(build: Build, target: T
 
 def facts(raw: Raw, tensors: Mapping[str, tuple[int, ...]], target: Target, tmp_path: Path) -> Any:
     folder = tmp_path / "files"
+    tmp_path.mkdir(exist_ok=True)
     made = {name: torch.ones(shape) for name, shape in tensors.items()}
     return read_declared(written(folder, raw, made), facts_of(target), "mine")
 
@@ -364,6 +420,107 @@ def test_usual_taps_that_a_target_has_not_are_told_as_such(target: Target, tmp_p
         read_declared(folder, facts_of(target)._replace(num_layers=6), "mine")
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"eagle_config": {"target_layer_ids": [0, 1, 2]}}, "eagle_config.target_layer_ids"),
+        ({"eagle_config": {"aux_hidden_state_layer_ids": [0, 1, 2]}}, "eagle_config.aux_hidden_state_layer_ids"),
+        ({"tapped_layer_ids": [0, 1, 2]}, "tapped_layer_ids"),
+        ({"speculators_model_type": "eagle3", "transformer_layer_config": NESTED, "target_layer_ids": [0, 1, 2]},
+         "target_layer_ids"),
+        ({"architectures": ["DFlashDraftModel"], "mask_token_id": 3, "eagle_config": {"target_layer_ids": [0, 1]}},
+         "eagle_config.target_layer_ids"),
+    ],
+)  # fmt: skip
+def test_taps_of_a_field_that_is_not_read_are_no_defaults(changes: Raw, named: str, target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, **changes}
+    with pytest.raises(InputError, match=rf"{named} seems to say the taps \[.*, and is not read in this format; ") as raised:
+        facts(raw, EAGLE_TAPS, target, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_inherited_factor_of_rotation_is_told_to_be_assumed(target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (SafeAILab)"], "draft_vocab_size": None, "partial_rotary_factor": 0.25}
+    declared = facts(raw, EAGLE_TAPS, target, tmp_path)
+    assert declared.conventions["rotary"] == "plain, base 1000 (assumed)"
+
+
+class TestFilesOfWeights:
+    """Which files of a folder are read."""
+
+    @staticmethod
+    def folder(build: Build, tmp_path: Path, shards: int) -> tuple[Path, Tensors]:
+        name = "EAGLE-3.1"
+        tensors = load_file(publish(build(name), PUBLISHED[name], tmp_path / "published") / "model.safetensors")
+        return written(tmp_path / "mine", PUBLISHED[name], tensors, shards), tensors
+
+    def test_what_an_index_does_not_name_is_left(self, build: Build, target: Target, tmp_path: Path) -> None:
+        folder, tensors = self.folder(build, tmp_path, 2)
+        save_file({n: t + 1 for n, t in tensors.items()}, folder / "model-00001-of-00001.safetensors")
+        loaded = load_drafter(str(folder), target)
+        assert isinstance(loaded, LearnedDrafter)
+        assert torch.equal(loaded.state_dict()["norm.weight"], tensors["norm.weight"])
+
+    def test_an_index_and_a_whole_file_that_it_does_not_name(self, build: Build, target: Target, tmp_path: Path) -> None:
+        """transformers reads the whole file, vLLM the index's."""
+        folder, tensors = self.folder(build, tmp_path, 2)
+        save_file(tensors, folder / "model.safetensors")
+        with pytest.raises(
+            InputError, match=r"holds model\.safetensors, and model\.safetensors\.index\.json, which names other"
+        ):
+            load_drafter(str(folder), target)
+
+    def test_an_index_that_was_left_over(self, build: Build, target: Target, tmp_path: Path) -> None:
+        folder, tensors = self.folder(build, tmp_path, 2)
+        for shard in folder.glob("model-*"):
+            shard.unlink()
+        with pytest.raises(InputError, match=r"index\.json names model-00001-of-00002\.safetensors, which is not there"):
+            load_drafter(str(folder), target)
+        save_file(tensors, folder / "model.safetensors")
+        assert load_drafter(str(folder), target).gamma
+
+    def test_one_tensor_in_two_files(self, build: Build, target: Target, tmp_path: Path) -> None:
+        folder, tensors = self.folder(build, tmp_path, 1)
+        save_file({"norm.weight": tensors["norm.weight"] + 1}, folder / "model_old.safetensors")
+        with pytest.raises(InputError, match=r"model\.safetensors and model_old\.safetensors both hold norm\.weight"):
+            load_drafter(str(folder), target)
+
+    def test_files_elsewhere_are_not_read(self, build: Build, target: Target, tmp_path: Path) -> None:
+        folder, _ = self.folder(build, tmp_path, 2)
+        index = {"weight_map": {"norm.weight": "../published/model.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        with pytest.raises(InputError, match="which is no file of its folder"):
+            load_drafter(str(folder), target)
+
+
+def test_marks_alone_must_be_as_many_as_are_drafted(build: Build, target: Target, tmp_path: Path) -> None:
+    name = "EAGLE-3 (SafeAILab)"
+    tensors = load_file(publish(build(name), PUBLISHED[name], tmp_path / "published") / "model.safetensors")
+    tensors.pop("d2t")
+    tensors["t2d"][:] = True
+    with pytest.raises(InputError, match=f"has no tensor d2t, and t2d marks {VOCAB} tokens, not the 4 that it drafts"):
+        load_drafter(str(written(tmp_path / "mine", PUBLISHED[name], tensors)), target)
+
+
+def test_biases_of_queries_alone_can_be_written(build: Build, target: Target, tmp_path: Path) -> None:
+    """Configurations have one field for all four of attention: what is not there is written as zeros."""
+    name = "EAGLE-3.1"
+    drafter, raw = build(name), PUBLISHED[name]
+    tensors = load_file(publish(drafter, raw, tmp_path / "published") / "model.safetensors")
+    biases_of_queries(raw, tensors)
+    for bias in [n for n in tensors if n.endswith("q_proj.bias")]:
+        tensors[bias] += 0.5
+    loaded = load_drafter(str(written(tmp_path / "mine", raw, tensors)), target)
+    assert isinstance(loaded, LearnedDrafter)
+    write_as(loaded, "vllm", tmp_path / "again", target, torch.float32)
+    again = load_drafter(str(tmp_path / "again"), target)
+    assert isinstance(again, LearnedDrafter)
+    assert again.settings.shape.output_bias
+    tokens = TOKENS[:, : drafter.gamma]
+    assert torch.equal(drafted(again, target, tokens), drafted(loaded, target, tokens))
+    assert not torch.allclose(drafted(drafter, target, tokens), drafted(loaded, target, tokens))
+
+
 BLOCK_TENSORS = {"fc.weight": (16, 32), "norm.weight": (16,), "layers.0.self_attn.q_norm.weight": (8,)}
 HEADS = {"markov_head.markov_w1.weight": (VOCAB, 4), "confidence_head.proj.weight": (1, 20)}
 DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
@@ -388,6 +545,10 @@ DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
          {"embedding_scale": 4.0, "logit_scale": 2.0, "softcap": 30.0}),
         ({}, {"final_logit_softcapping": 0}, {}, {"softcap": None}),
         ({"is_neox_style": False}, {}, {}, {}),
+        ({"block_size": None}, {}, {}, {"block": 16}),
+        ({"block_size": None}, {"projector_type": "dspark"}, HEADS, {"block": 7}),
+        ({"block_size": None, "num_speculative_tokens": 5}, {}, {}, {"block": 6}),
+        ({"block_size": None}, {"projector_type": "dspark", "num_speculative_tokens": 5}, HEADS, {"block": 5}),
         ({"rope_is_neox_style": False}, {}, {}, {}),
     ],
 )  # fmt: skip
@@ -401,7 +562,8 @@ def test_what_blocks_declare(changes: Raw, own: Raw, tensors: Raw, expected: Raw
     }
     declared = facts(raw, BLOCK_TENSORS | tensors, target, tmp_path)
     assert {field: getattr(declared.settings, field) for field in expected} == expected
-    assert declared.gamma == GAMMA + (declared.settings.layout == "anchor-first")
+    assert declared.gamma == expected.get("block", GAMMA + 1) - (declared.settings.layout == "fill-in")
+    assert ("γ" in declared.assumed) == (declared.settings.block in (7, 16))
     assert bool(declared.settings.shape.rotary.get("interleaved")) == any("is_neox_style" in name for name in changes)
 
 
@@ -423,6 +585,12 @@ def test_what_eagle_declares(changes: Raw, expected: Raw, target: Target, tmp_pa
     assert {field: getattr(declared.settings, field) for field in expected} == expected
 
 
+def proposing(tokens: int) -> Raw:
+    """How many tokens speculators' files say that their author drafts."""
+    ways = [{"proposal_type": "greedy", "speculative_tokens": tokens}]
+    return {"speculators_config": {"default_proposal_method": "greedy", "proposal_methods": ways}}
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "expected"),
     [
@@ -436,6 +604,10 @@ def test_what_eagle_declares(changes: Raw, expected: Raw, target: Target, tmp_pa
         ("dspark", {"markov_rank": 0}, {"markov_rank": 0, "confidence": "hidden"}),
         ("dspark", {"markov_rank": 4, "sample_from_anchor": False}, {"layout": "fill-in"}),
         ("dflash", {"sliding_window_non_causal": True}, {"in_block": "bidirectional"}),
+        ("dspark", {"markov_rank": 4, **proposing(7)}, {"layout": "fill-in"}),
+        ("dspark", {"markov_rank": 4, **proposing(8)}, {"layout": "anchor-first"}),
+        ("dspark", {"markov_rank": 4, **proposing(7), "sample_from_anchor": True}, {"layout": "anchor-first"}),
+        ("dflash", proposing(7), {"layout": "fill-in"}),
     ],
 )
 def test_what_speculators_blocks_declare(kind: str, changes: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:
@@ -449,7 +621,27 @@ def test_what_speculators_blocks_declare(kind: str, changes: Raw, expected: Raw,
     assert {field: getattr(declared.settings, field) for field in expected} == expected
     assert declared.settings.taps == (0, 2)
     assert declared.settings.window_from == "anchor"
-    assert declared.gamma == declared.settings.most_drafted
+    assert declared.gamma == min(7 if proposing(7).items() <= changes.items() else 8, declared.settings.most_drafted)
+    assert ("layout" in declared.assumed) == ("sample_from_anchor" not in changes)
+
+
+def test_a_sequential_head_makes_the_layout_of_dflash_a_guess(target: Target, tmp_path: Path) -> None:
+    """Its architecture says fill-in, its head DSpark; DSpark's own name says anchor-first."""
+    raw = {**NESTED, "block_size": 4, "dflash_config": DFLASH}
+    for architecture, guessed in (("DFlashDraftModel", True), ("DSparkDraftModel", False)):
+        made = {**raw, "architectures": [architecture]}
+        declared = facts(made, BLOCK_TENSORS | HEADS, target, tmp_path / architecture)
+        assert declared.conventions["layout"] == ("fill-in (assumed)" if guessed else "anchor-first")
+
+
+def test_sliding_layers_of_speculators_may_be_said_outside(target: Target, tmp_path: Path) -> None:
+    """Where earlier versions wrote them, and engines look first."""
+    raw = {
+        "speculators_model_type": "dflash", "transformer_layer_config": NESTED, "aux_hidden_state_layer_ids": [1, 3],
+        "mask_token_id": MASK, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5,
+    }  # fmt: skip
+    declared = facts(raw, BLOCK_TENSORS, target, tmp_path)
+    assert declared.settings.shape.windows == (5, None)
 
 
 class Scaled(torch.nn.Embedding):
