@@ -192,11 +192,20 @@ def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[s
             say(console, f"{' and '.join(named)}: in the files nobody names the drafter's")
         for name, held in files_of(advice).items():
             say(console, f"  {name}: {held}")
-    say(console, _after(advice))
-    say(console, f"  harness advise {shlex.join(asked)} --check LATER.log")
+    if "--speculative-adaptive" in flags and advice.verdict != "keep":
+        say(console, _UNCHECKED)
+    else:
+        say(console, _after(advice))
+        say(console, f"  harness advise {shlex.join(asked)} --check LATER.log")
     for line in advice.cannot:
         say(console, f"not in these files: {line}")
     say(console, f"measure next: {advice.next}")
+
+
+_UNCHECKED = (
+    "after the change K is another at every batch size, and SGLang's log does not say which: --check cannot read it. "
+    "Compare its gen throughput at as many running requests with that of these files"
+)
 
 
 def _drafter(advice: Advice) -> str:
@@ -291,7 +300,8 @@ def _speed(advice: Advice) -> str:
 
     a, server = advice.acceptance, advice.server
     length = per_draft(a, a.gamma)
-    draft = f"a draft commits {length.value:.2f} tokens ({length.low:.2f} to {length.high:.2f})"
+    whole = f" of all {a.gamma} tokens" if server.settings.table else ""  # at some loads it drafts less
+    draft = f"a draft{whole} commits {length.value:.2f} tokens ({length.low:.2f} to {length.high:.2f})"
     if server.coverage is None:
         return f"{draft}; no file says in how many steps something is drafted"
     step = per_step(a, a.gamma)

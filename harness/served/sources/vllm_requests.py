@@ -32,7 +32,7 @@ class VllmRequests:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All answers together."""
-        found, gammas, models, without = list[ServedRequest](), set[int](), set[str](), 0
+        found, gammas, models, without, endless = list[ServedRequest](), set[int](), set[str](), 0, 0
         for text in texts:
             for one in answers_of(text):
                 told = _told(one)
@@ -44,10 +44,18 @@ class VllmRequests:
                     usage.get(name, usage.get(other))
                     for name, other in (("completion_tokens", "output_tokens"), ("prompt_tokens", "input_tokens"))
                 )
-                found.append(request_of(text.name, told, output, prompt))
-                gammas.add(gamma_of(told))
-                models.add(str(one.get("model") or ""))
-        return [observation_of(self.name, texts, found, gammas, models, without)]
+                endless += output is None
+                if output is not None:
+                    found.append(request_of(text.name, told, output, prompt))
+                    gammas.add(gamma_of(told))
+                    models.add(str(one.get("model") or ""))
+        if not found:
+            raise InputError(
+                f"{texts[0].name}: no answer says its completion_tokens; streams do with stream_options "
+                '{"include_usage": true}'
+            )
+        notes = [f"{counted(endless, 'answer')} without completion_tokens left out"] * bool(endless)
+        return [observation_of(self.name, texts, found, gammas, models, without, notes=notes)]
 
 
 def answers_of(text: Text) -> Iterator[Mapping[str, Any]]:

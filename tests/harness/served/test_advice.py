@@ -174,6 +174,23 @@ def test_steps_without_drafts_say_where_it_turns(tmp_path: Path) -> None:
     assert [next(k for first, last, k in rows if first <= n <= last) for n in (4, 16, 64)] == best
 
 
+def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own words for SGLang's K by batch size change K while it runs, which its log does not say."""
+    (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
+    monkeypatch.setattr("harness.cli.advise.flags_of", lambda advice: "--speculative-adaptive")
+    told = " ".join(run("advise", tmp_path / "f").stdout.split())
+    assert ("--check cannot read it" in told, "--check LATER.log" in told) == (True, False)
+
+
+def test_a_draft_of_a_server_with_a_table_is_a_whole_one(tmp_path: Path) -> None:
+    """It drafts less at some loads; what is known is what a whole draft commits, and the steps' average is another."""
+    log = vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0)
+    table = "'num_speculative_tokens': 3, 'num_speculative_tokens_per_batch_size': [[1, 16, 3], [17, 512, 0]]"
+    (tmp_path / "f").write_text(log.replace("'num_speculative_tokens': 3", table))
+    done = run("advise", tmp_path / "f")
+    assert "a draft of all 3 tokens commits" in " ".join(done.stdout.split()), done.output
+
+
 def test_switched_off_above_a_load_is_no_ngram(tmp_path: Path) -> None:
     """Stretches without drafts, by the engine's own table, do not make drafts rare where it drafts."""
     (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
