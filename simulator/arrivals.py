@@ -14,6 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -210,6 +211,12 @@ Read = Callable[[Row], tuple[float, int, int] | str]
 """(seconds, prompt tokens, output tokens) of a row, or why it is no load. Raises KeyError, TypeError, ValueError."""
 
 
+@cache
+def _spellings(columns: frozenset[str]) -> dict[str, str]:
+    """Columns by what is the same of their spellings."""
+    return {folded(column): column for column in columns}
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """A way to write arrivals down."""
@@ -231,7 +238,7 @@ class _Form:
 
     def spelled(self, row: Row) -> Row:
         """The row with the columns that it reads called as it calls them."""
-        known = {folded(column): column for column in (*self.columns, *self.others)}
+        known = _spellings(self.columns | self.others)
         return {known.get(folded(name), name): value for name, value in row.items()}
 
 

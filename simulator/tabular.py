@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _CRI = re.compile(r"^\d{4}-\d\d-\d\dT\S+ std(?:out|err) [FP] ")
 """What Kubernetes writes before each line."""
 
 
+@lru_cache(maxsize=4096)
 def folded(name: object) -> str:
     """A column's name without case, spaces and signs: `Request tokens` and `request_tokens` are one."""
     return "".join(c for c in str(name).casefold() if c.isalnum())
