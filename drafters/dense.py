@@ -70,6 +70,32 @@ class Reading(NamedTuple):
     """Variance of `surprise` for what is drawn from p; both are 0 at temperature 0."""
 
 
+def chances(probs: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+    """(p of the tokens that were said [...], which of them have none) under `probs` [..., V].
+
+    The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy choice
+    leaves may fall out of it: it is as likely as the least likely token inside.
+    """
+    p_said = probs.gather(-1, said.unsqueeze(-1)).squeeze(-1)
+    outside = p_said == 0
+    if bool(outside.any()):
+        p_said = torch.where(outside, probs.masked_fill(probs == 0, 2.0).amin(-1), p_said)
+    return p_said, outside
+
+
+def reading_of(probs: Tensor, p_said: Tensor, outside: Tensor, own: Tensor, sampling: Sampling) -> Tensor:
+    """A `Reading`'s numbers, float64 [B, 3], of tokens said at anchors [B, A] with `probs` [B, A, V]; only `own` ones
+    count."""
+    counted, surprise, variance = own & ~outside, torch.zeros_like(p_said), torch.zeros_like(p_said)
+    if sampling.temperature > 0:
+        log = probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+        entropy = -(probs * log).sum(-1)
+        surprise = -p_said.log() - entropy
+        variance = (probs * log.square()).sum(-1) - entropy.square()
+    columns = (outside & own, torch.where(counted, surprise, 0.0), torch.where(counted, variance, 0.0))
+    return torch.stack([column.double().sum(-1) for column in columns], -1)
+
+
 def record_anchors(
     target: Target,
     drafters: Sequence[Drafter],
@@ -283,19 +309,15 @@ class _Verdicts:
                 raise not_finite("the target's logits", texts.texts[row].name, position, target.dtype)
         probs = probabilities(sampling, logits)
         said = texts.ids.gather(1, window + 1)
-        p_said = probs.gather(-1, said.unsqueeze(-1)).squeeze(-1)
-        outside = (p_said == 0) & known
-        # The reading may round otherwise than the generation did, and a token at the edge of what top-k, top-p or greedy
-        # choice leaves may fall out of it.
-        if bool(outside.any()):  # as likely as the least likely token inside
-            p_said = torch.where(outside, probs.masked_fill(probs == 0, 2.0).amin(-1), p_said)
+        p_said, outside = chances(probs, said)
+        outside = outside & known
 
         def by_position(x: Tensor) -> list[Tensor]:
             return [x[:, k : k + anchors] for k in range(gamma)]
 
         self.sampling, self.uniform = sampling, texts.uniform[..., at]
         own = window[:, :anchors] + 1 < texts.ends
-        self.reading = self._read(probs[:, :anchors], p_said[:, :anchors], outside[:, :anchors], own)
+        self.reading = reading_of(probs[:, :anchors], p_said[:, :anchors], outside[:, :anchors], own, sampling)
         """What a `Reading` holds, of the response tokens after the anchors, float64 [B, 3]."""
         self.probs, self.said, self.p_said = by_position(probs), by_position(said), by_position(p_said)
         """p_k with the response in front [B, A, V], y_k [B, A] and p_k(y_k) [B, A], for each k."""
@@ -309,17 +331,6 @@ class _Verdicts:
             for probs, real in zip(self.probs[:gamma], self.real[:gamma], strict=True)
         ]
         return torch.stack(lost, -1)
-
-    def _read(self, probs: Tensor, p_said: Tensor, outside: Tensor, own: Tensor) -> Tensor:
-        """A `Reading`'s numbers, [B, 3], of tokens said at anchors [B, A] with `probs` [B, A, V]; only `own` ones count."""
-        counted, surprise, variance = own & ~outside, torch.zeros_like(p_said), torch.zeros_like(p_said)
-        if self.sampling.temperature > 0:
-            log = probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
-            entropy = -(probs * log).sum(-1)
-            surprise = -p_said.log() - entropy
-            variance = (probs * log.square()).sum(-1) - entropy.square()
-        columns = (outside & own, torch.where(counted, surprise, 0.0), torch.where(counted, variance, 0.0))
-        return torch.stack([column.double().sum(-1) for column in columns], -1)
 
 
 class _Blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -18,8 +19,8 @@ from tuner.search import Result, Run
 from tuner.space import OfferedRecording
 from tuner.trial import Trial, closest
 
-AT_ONCE = 20
-"""Draws that are simulated between two signs of life."""
+_AT_FIRST, _LIFE_S = 4, 4.0
+"""Draws that are simulated before the first sign of life, and seconds between two: as many draws more as take that long."""
 _SOME_USERS = 16
 """Users taken for an open loop, to guess how many tokens come in a second: more only make draws shorter."""
 
@@ -81,12 +82,15 @@ class StudyEvidence:
         """See `Evidence`."""
         scenario, figure, candidates = self.what.scenario, WANTED[self.what.objective][0], choice.all
         results: list[Result] = []
-        for done in range(0, len(draws), AT_ONCE):
+        done, at_once = 0, _AT_FIRST
+        while done < len(draws):
             self._advance(done, len(draws))
-            some = draws[done : done + AT_ONCE]
+            some, began = draws[done : done + at_once], time.monotonic()
             results += self._run(
                 [TrialJob(c, scenario, seconds, self.what.seed, PART, vary=draw) for draw in some for c in candidates]
             )
+            done += len(some)
+            at_once *= 2 if time.monotonic() - began < _LIFE_S / 2 else 1
         self._advance(len(draws), len(draws))
         failed = next((r for r, _ in results if isinstance(r, str)), None)
         if failed is not None:

@@ -87,6 +87,8 @@ def warm_drafter(source: str, kind: str, target: Target) -> Made:
     drafter = load_drafter(source, target)
     if not isinstance(drafter, LearnedDrafter) or drafter.kind != kind:
         raise InputError(f"--from {source}: is of kind {drafter.kind}, and {kind} is to be trained")
+    if getattr(drafter.settings, "selector", None) is not None:
+        raise InputError(f"--from {source}: drafts candidates of a selector (DFlash2), which are not trained here")
     trained, refused = _trainable(drafter, target), None
     for written in sorted(FORMATS, key=lambda name: name not in drafter.format.lower().replace("-", "")):
         made = Made(trained, kind, written)

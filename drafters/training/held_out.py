@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drafters.dense import Reading, chances, reading_of
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import probabilities
 from drafters.target import Target
@@ -54,6 +55,8 @@ class HeldOut:
     """Taps of the target's pass over the whole text, [1, N, m·d]."""
     p: Tensor
     """The target's probability of each response token but the first, [n − 1]."""
+    reading: Reading
+    """What it makes of the answer: whether it is its own."""
 
 
 @torch.no_grad()
@@ -63,13 +66,19 @@ def prepare(target: Target, texts: Sequence[Text], taps: Sequence[int], sampling
         ids = torch.tensor([text.ids], device=target.device)
         seen = target.read(ids, taps)
         first = len(text.prompt)
-        said, p = ids[0, first + 1 :], []
+        said, p, read = ids[0, first + 1 :], [], torch.zeros(3, dtype=torch.float64)
         states = seen.hidden[0, first : len(text) - 1]
         for some, tokens in zip(
             *(torch.split(x, max(1, _NUMBERS // target.vocab_size)) for x in (states, said)), strict=True
         ):
-            p.append(probabilities(sampling, target.head(some)).gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
-        yield HeldOut(text, seen.taps.cpu(), torch.cat(p).cpu())
+            probs = probabilities(sampling, target.head(some))
+            chance, outside = chances(probs, tokens)
+            own = torch.ones_like(outside)
+            read += reading_of(probs, chance, outside, own, sampling).cpu()
+            p.append(chance)
+        outside_tokens, surprise, variance = read.tolist()
+        reading = Reading(int(outside_tokens), surprise, variance)
+        yield HeldOut(text, seen.taps.cpu(), torch.cat(p).cpu(), reading)
 
 
 def held_bytes(target: Target, texts: Sequence[Text], taps: Sequence[int]) -> int:

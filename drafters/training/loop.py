@@ -22,7 +22,7 @@ from drafters.training.losses import draft_loss, random_anchors, real_positions
 from drafters.training.muon import Muon
 from drafters.training.recipe import Recipe
 from drafters.training.states import States
-from drafters.training.texts import Text, TextBatch, batches
+from drafters.training.texts import BATCHES, Text, TextBatch, batches
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
 
@@ -88,9 +88,9 @@ class _Course:
         self.best_step, self.best_tau = evaluated.step, evaluated.tau
         return True
 
-    def no_longer_rises(self, patience: int) -> bool:
-        """Whether so many evaluations brought nothing better."""
-        return sum(e.step > self.best_step for e in self.evaluated) >= patience
+    def no_longer_rises(self, patience: int, since: float = 0.0) -> bool:
+        """Whether so many evaluations brought nothing better, of those after step `since`."""
+        return sum(e.step > max(self.best_step, since) for e in self.evaluated) >= patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,7 @@ class Trainer:
         if recipe.batch % self.parts:
             raise InputError(f"--batch {recipe.batch}: must be a multiple of processes × --accumulate, {self.parts}")
         each = max(1, len(material.texts) // recipe.batch)
-        self.steps = recipe.steps or max(1, round(recipe.epochs * each))
-        self.every = max(1, self.steps // recipe.evaluations)
+        self.steps = self._planned = recipe.steps or max(1, round(recipe.epochs * each))
         self._save_every_s = save_every_s
         loss = _Loss(made, target)
         self._loss: nn.Module = (
@@ -179,7 +178,8 @@ class Trainer:
                     self._save()
                     watch.kept()
                     saved = time.monotonic()
-                if self.step >= self.steps or self._course.no_longer_rises(self.recipe.patience):
+                self._fall_early()
+                if self.step >= self.steps or self._course.no_longer_rises(self.recipe.patience, self._falls_from):
                     break
                 self._take_step(next(drawn))
                 watch.advance(self.step, self.steps)
@@ -191,10 +191,22 @@ class Trainer:
             parameter.data.copy_(self._best[name])
         self.made.drafter.eval()
 
+    @property
+    def _falls_from(self) -> int:
+        """The step from which rates fall."""
+        return round((1 - self.recipe.decay) * self.steps)
+
+    def _fall_early(self) -> None:
+        """Where the accepted length no longer rises at full rates, let them fall now: then it mostly does once more."""
+        if self.step < self._falls_from and self._course.no_longer_rises(self.recipe.patience):
+            self.steps = min(self.steps, max(self.step + 1, round(self.step / max(1 - self.recipe.decay, 1e-9))))
+
     def _due(self) -> bool:
         """Whether the held-out answers are to be drafted on now: once at a step, stopped or not."""
         last = self._course.evaluated[-1].step if self._course.evaluated else -1
-        return last != self.step and (self.step % self.every == 0 or self.step == self.steps)
+        times = self.recipe.evaluations
+        nearest = round(round(self.step * times / self._planned) * self._planned / times)
+        return last != self.step and self.step in (nearest, self.steps)
 
     def _take_step(self, indices: Sequence[int]) -> None:
         """One optimiser step on a batch, whose parts the processes share: their gradients add up to the whole's."""
@@ -296,7 +308,8 @@ class Trainer:
             return
         course = self._course
         state = {
-            "step": course.step, "losses": course.losses, "best_step": course.best_step, "best_tau": course.best_tau,
+            "batches": BATCHES, "steps": self.steps, "step": course.step, "losses": course.losses,
+            "best_step": course.best_step, "best_tau": course.best_tau,
             "evaluated": [asdict(e) for e in course.evaluated], "best": self._best,
             "parameters": {name: p.detach() for name, p in self._parameters.items()},
             "optimizers": [optimizer.state_dict() for optimizer, _ in self._optimizers],
@@ -320,6 +333,9 @@ class Trainer:
         file = self.folder / STATE
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
+            if state.get("batches") != BATCHES:
+                raise ValueError("it was begun by another version, whose batches were others")
+            self.steps = state["steps"]
             for name, parameter in self._parameters.items():
                 parameter.data.copy_(state["parameters"][name])
                 self._best[name].copy_(state["best"][name])

@@ -107,7 +107,7 @@ def draft_loss(
     """
     gamma, last = drafter.gamma, batch.ids.shape[1] - 1
     before = (at.unsqueeze(-1) + torch.arange(gamma, device=at.device)).clamp(max=last)
-    real = real_positions(batch, at, gamma).float()
+    real = real_positions(batch, at, gamma)
     rows = torch.arange(len(at), device=at.device)[:, None, None]
     forced = batch.ids[rows, (before + 1).clamp(max=last)]
     places, where = torch.unique(rows * (last + 1) + before, return_inverse=True)
@@ -127,7 +127,7 @@ def draft_loss(
         losses.append(TRAINING[kind].loss(Drafted(k, p, log_q, own[..., k], l1, confidence)))
         overlaps.append(1 - 0.5 * l1.detach())
     survival = (torch.stack(overlaps, -1) * real).cumprod(-1).sum()
-    return (torch.stack(losses, -1) * real).sum(), survival
+    return torch.where(real, torch.stack(losses, -1), 0.0).sum(), survival
 
 
 def own_taps(drafter: LearnedDrafter, taps: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Recipe:
     evaluated: int = 16
     """Held-out texts of a domain that are drafted on, at most."""
     patience: int = 5
-    """Evaluations without a longer accepted length after which training stops."""
+    """Evaluations without a longer accepted length after which rates fall, and as many later training stops."""
     precision: Precision = "auto"
     """What matrix products are computed in; `auto` measures what is fastest here."""
     cache_bytes: int = 0

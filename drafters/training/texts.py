@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,6 +23,10 @@ _MIXED: Final = 32
 """Batches that are sorted by length together: little padding, and batches still mixed."""
 
 
+BATCHES: Final = 2
+"""Of how batches are drawn: what was begun by other ones cannot be gone on with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A context and the target's own answer to it."""
@@ -34,6 +38,8 @@ class Text:
     response: tuple[int, ...]
     conversation: str = ""
     """What its turns share: they are held out together."""
+    opening: tuple[int, ...] = ()
+    """The prompt that its conversation began with, also where that turn is not here; empty for its own."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -78,7 +84,7 @@ class TextBatch:
 
 def usable(texts: Sequence[Text], max_tokens: int) -> list[Text]:
     """Texts cut to `max_tokens`, without those of whose answer too little is left."""
-    cut = [Text(t.name, t.domain, t.prompt, t.response[: max(0, max_tokens - len(t.prompt))], t.conversation) for t in texts]
+    cut = [replace(t, response=t.response[: max(0, max_tokens - len(t.prompt))]) for t in texts]
     return [text for text in cut if len(text.response) >= LEAST_RESPONSE]
 
 
@@ -105,8 +111,9 @@ def opening_prompts(texts: Sequence[Text]) -> dict[str, tuple[int, ...]]:
     """The prompt that each conversation began with, as far as its turns are here."""
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
-        if text.group not in found or len(text.prompt) < len(found[text.group]):
-            found[text.group] = text.prompt
+        first = text.opening or text.prompt
+        if text.group not in found or len(first) < len(found[text.group]):
+            found[text.group] = first
     return found
 
 
@@ -175,10 +182,10 @@ def batches(texts: Sequence[Text], size: int, seed: int, start: int = 0) -> Iter
     step, epoch = 0, 0
     while True:
         rng = np.random.Generator(np.random.Philox(seed=[seed, epoch]))
-        order = rng.permutation(len(texts))
+        order = rng.permutation(len(texts))[: len(texts) // size * size]  # others are left over in every epoch
         groups = [order[i : i + _MIXED * size] for i in range(0, len(order), _MIXED * size)]
         ordered = [sorted(group, key=lambda i: len(texts[i])) for group in groups]
-        found = [group[i : i + size] for group in ordered for i in range(0, len(group) - size + 1, size)]
+        found = [group[i : i + size] for group in ordered for i in range(0, len(group), size)]
         for index in rng.permutation(len(found)):
             if step >= start:
                 yield [int(i) for i in found[index]]

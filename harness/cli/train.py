@@ -88,7 +88,7 @@ def train(
     evaluations: Annotated[int, typer.Option(help="How often held-out answers are drafted on.")] = _DEFAULT.evaluations,
     evaluated: Annotated[int, typer.Option(help="Held-out answers of a domain, at most.")] = _DEFAULT.evaluated,
     patience: Annotated[
-        int, typer.Option(help="Evaluations without a longer accepted length, then it stops.")
+        int, typer.Option(help="Evaluations without a longer accepted length, then rates fall; as many more, and it stops.")
     ] = _DEFAULT.patience,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -123,7 +123,7 @@ def train(
         if dry_run:
             own = (*_OF_BOTH, *_OF_DRY_RUN)
             _refuse([option for name, option in given.items() if name not in own], "--dry-run, which trains nothing")
-            asked = {"epochs": int(epochs) if "epochs" in given else 3, "anchors": anchors or 512, "gamma": gamma or 7}
+            asked = {"epochs": epochs if "epochs" in given else 3, "anchors": anchors or 512, "gamma": gamma or 7}
             _estimate(kind, target, hardware, gpus, {"tokens": tokens, "sequence_tokens": sequence_tokens, **asked}, as_json)
             return
         _refuse([given[name] for name in _OF_DRY_RUN if name in given], "training; it is of --dry-run")
@@ -193,6 +193,7 @@ def _plan(
         start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
     return TrainingPlan(
         pair=pair, design=design, recipe=recipe, responses=files, responses_hash=hash_of(responses), prompts=asked,
+        prompts_hash=hash_of(prompts) if prompts else "",
         thinking=thinking, start=start, processes=processes, shard=shard, to="" if to is None else str(to.absolute()),
     )  # fmt: skip
 
@@ -294,7 +295,7 @@ def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCo
 def _cells(cost: TrainingCost) -> list[tuple[str, str]]:
     """A recipe's column."""
     return [
-        ("text, tokens", _count(cost.tokens)), ("epochs", str(cost.epochs)),
+        ("text, tokens", _count(cost.tokens)), ("epochs", f"{cost.epochs:g}"),
         ("drafted positions", _count(cost.drafted_positions)), ("trained parameters", _count(cost.parameters)),
         ("operations, target", f"{cost.target_flops:.1e}"), ("operations, drafter", f"{cost.drafter_flops:.1e}"),
         ("hours, answers", _range(cost.answer_hours)), ("hours, training", _range(cost.hours)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from harness.recording.law import too_many_outside
 from harness.recording.suite import Prompt
 from simulator.errors import InputError
 from simulator.records import Sampling
 
 T = TypeVar("T")
-MAX_OUTSIDE = 0.01
-"""Share of tokens that the target may be unable to say: engines round otherwise, in bfloat16 some in a thousand."""
 
 
 class ResponsesHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,12 +82,8 @@ class GivenResponses:
         return sum(len(r.token_ids) - 1 for responses in self.of_prompt.values() for r in responses)
 
     def judge(self, option: str, outside: int, where: str) -> None:
-        """Raise InputError if so many tokens, those in `where` among them, are too many for the target's own words.
-
-        Three standard deviations are left to chance: of few tokens, two may round otherwise.
-        """
-        expected = MAX_OUTSIDE * self.anchors
-        if outside > max(1, expected + 3 * math.sqrt(expected)):
+        """Raise InputError if so many tokens, those in `where` among them, are too many for the target's own words."""
+        if too_many_outside(outside, self.anchors):
             raise InputError(
                 f"{option}: {outside} of {self.anchors} tokens or more, some of them in {where}, cannot come from "
                 "this target with these sampling settings; they must be those the responses were generated with"
@@ -138,14 +132,17 @@ def read_responses(
     return given
 
 
-def _read_file(path: Path, content: bytes, sampling: Sampling, found: dict[tuple[str, int], GivenResponse]) -> None:
-    """Add the responses of a file to those found so far. Raises InputError."""
+def _read_file(
+    path: Path, content: bytes, sampling: Sampling, found: dict[tuple[str, int], GivenResponse],
+    wanted: str = "the run has {}; make them match with --temperature, --top-p and --top-k",
+) -> None:  # fmt: skip
+    """Add the responses of a file to those found so far; `wanted` says what to do about another sampling, {}.
+
+    Raises InputError.
+    """
     found_sampling, responses = _responses(path, content)
     if found_sampling != sampling:
-        raise InputError(
-            f"--responses {path}: were sampled with {found_sampling}, the run has {sampling}; "
-            "make them match with --temperature, --top-p and --top-k"
-        )
+        raise InputError(f"--responses {path}: were sampled with {found_sampling}, {wanted.format(sampling)}")
     for number, response in responses:
         key = response.prompt_id, response.turn
         if key in found:
@@ -165,7 +162,7 @@ def every_response(paths: Sequence[Path]) -> tuple[Sampling, list[GivenResponse]
         except OSError as error:
             raise InputError(f"--responses {path}: cannot be read ({error.strerror})") from None
         sampling = sampling or _responses(path, content)[0]
-        _read_file(path, content, sampling, found)
+        _read_file(path, content, sampling, found, "those before with {}; a drafter is trained on files of one sampling")
     if sampling is None or not found:
         raise InputError(f"--responses {', '.join(map(str, paths))}: hold no response")
     return sampling, list(found.values())

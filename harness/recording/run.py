@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -20,8 +19,9 @@ from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
 from harness.recording.calibrate import calibrate
 from harness.recording.inputs import read_inputs, without
+from harness.recording.law import not_drawn, too_many_outside
 from harness.recording.plan import RecordingPlan
-from harness.recording.responses import MAX_OUTSIDE, GivenResponse, GivenResponses
+from harness.recording.responses import GivenResponse, GivenResponses
 from harness.recording.suite import Suite
 from harness.recording.worker import Checked, Probe, Recorder, RecorderOptions, Unit
 from results.store.database import Store
@@ -171,12 +171,6 @@ class _Here:
         return getattr(self._recorder, method)(*arguments)
 
 
-SURPRISED, ROUNDED = 6.0, 0.02
-"""Standard errors, and nats a token, by which responses may be off before they are not the target's: rounding moves less."""
-MAX_OUTSIDE_HALF = 0.05
-"""Share of tokens that a target of a 16-bit numeric type may be unable to say, in place of `MAX_OUTSIDE`."""
-
-
 def units(plan: RecordingPlan, suite: Suite, given: GivenResponses | None, variants: Sequence[Recording]) -> list[Unit]:
     """The work of a run, `batch` prompts at a time in suite order: dense all drafters together, live one after another."""
     groups = [suite.prompts[i : i + plan.batch] for i in range(0, len(suite.prompts), plan.batch)]
@@ -258,8 +252,7 @@ def _judged(given: GivenResponses, option: str, before: int, readings: pa.Table 
 def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
     """Raise InputError where the target, reading a run's responses as a whole, would not have said them so.
 
-    What is drawn from the target is no more and no less surprising to it than its entropy, but for chance and rounding. Its
-    own responses can fail too: where a model computes a text in pieces otherwise than as a whole, neither is its law.
+    Its own responses can fail too: where a model computes a text in pieces otherwise than as a whole, neither is its law.
     """
     sql = "SELECT sum(outside), sum(tokens), sum(surprise), sum(variance) FROM readings WHERE run_id = ?"
     with store.reading() as connection:
@@ -267,17 +260,10 @@ def _check_law(run_id: str, plan: RecordingPlan, store: Store) -> None:
     if not read:
         return
     whose = f"{plan.responses_option}: these" if plan.responses else "the target's own responses, read as a whole,"
-    if variance:
-        off, errors = surprise / read, surprise / math.sqrt(variance)
-        if abs(errors) > SURPRISED and abs(off) > ROUNDED:
-            raise InputError(
-                f"{whose} are not drawn from this target's distribution under these sampling settings: a token is "
-                f"{abs(off):.2f} nats {'more' if off > 0 else 'less'} surprising than its own are "
-                f"({abs(errors):.0f} standard errors)"
-            )
+    if told := not_drawn(read, surprise, variance):
+        raise InputError(f"{whose} {told}")
     half = store.run(run_id)["target"].get("dtype") not in (None, "float32")
-    expected = (MAX_OUTSIDE_HALF if half else MAX_OUTSIDE) * read
-    if not plan.responses and outside > max(2, expected + 3 * math.sqrt(expected)):
+    if not plan.responses and too_many_outside(outside, read, least=2, half=half):
         raise InputError(
             f"{whose} have {outside} of {read} tokens that it would not have said: it computes a text in pieces "
             "otherwise than as a whole, and neither can be taken for its law"

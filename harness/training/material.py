@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import torch
 
-from drafters.checkpoints import find_folder, folder_hash
+from drafters.checkpoints import TEXT, find_folder, folder_hash
+from drafters.dense import Reading
 from drafters.precision import choose_dtype
 from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
@@ -22,10 +23,21 @@ from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import Material
 from drafters.training.numerics import fastest
 from drafters.training.states import States
-from drafters.training.texts import LEAST_RESPONSE, Split, Text, by_domain, most_frequent, overlap, split, usable
+from drafters.training.texts import (
+    LEAST_RESPONSE,
+    Split,
+    Text,
+    by_domain,
+    most_frequent,
+    opening_prompts,
+    overlap,
+    split,
+    usable,
+)
+from harness.recording.law import not_drawn, too_many_outside
 from harness.recording.responses import GivenResponse
 from harness.recording.worker import contexts
-from harness.training.plan import Given, TrainingPlan, generation_of
+from harness.training.plan import Given, TrainingPlan, generation_of, is_bare
 from simulator.errors import InputError, first_paragraph
 from simulator.memory import MACHINE_BYTES
 from simulator.numbers import counted
@@ -59,14 +71,15 @@ def prepare(
     for response in given.responses:
         response.check(target.stop_tokens, target.vocab_size)
     most = min(plan.recipe.max_tokens, target.max_positions)
-    texts = usable(texts_of(plan, given, target), most)
+    every = texts_of(plan, given, target)
+    texts = usable(every, most)
     if not texts:
         raise InputError(
             f"--responses: of {counted(len(given.responses), 'answer')} none has {LEAST_RESPONSE} tokens or more among the "
             f"first {most:,} of its text; give longer ones, or a larger --max-tokens"
         )
     parts = split(texts, plan.recipe.held_out)
-    facts = _told_texts(parts, say)
+    facts = _told_texts(parts, say) | _told_left_out(every, texts, most, say)
     vocabulary = None
     if (count := plan.design.vocabulary) is not None:
         vocabulary, coverage = most_frequent(parts.train, count, target.vocab_size)
@@ -76,9 +89,11 @@ def prepare(
         say(f"vocabulary: the {count:,} most frequent of {target.vocab_size:,} tokens, {coverage:.2%} of the answers{more}")
     made = _made(plan, target, parts, vocabulary)
     dtype = precision(plan, folder, say)
+    identity = identity_of(plan, target)
+    check_identity(identity, folder)
     if dtype == torch.float32:
         widen_tables(made.drafter)
-    _told_drafter(made, facts, say)
+    _told_drafter(made, target.num_layers, facts, say)
     recipe, taps = plan.recipe, made.drafter.tap_layers
     states = States(target, taps, parts.train, folder / "cache" if recipe.cache_bytes else None, recipe.cache_bytes)
     _told_cache(states, len(parts.train), say)
@@ -86,12 +101,15 @@ def prepare(
     chosen = by_domain(parts.held_out, recipe.evaluated)
     if evaluates:
         _check_held(held_bytes(target, chosen, taps), len(chosen), say)
-    held_out = []
+    held_out, readings = [], []
     if evaluates or plan.shard:  # of a target that is shared out all read, and only the first keeps
-        held_out = [one for one in read_held_out(target, chosen, taps, given.sampling) if evaluates]
+        for one in read_held_out(target, chosen, taps, given.sampling):
+            readings.append((len(one.p), one.reading))
+            held_out += [one] * evaluates
+        facts["outside"] = check_law(readings, half=target.dtype.itemsize < 4)
     facts["cache_bytes"] = states.kept_bytes
     facts |= {
-        "target_hash": folder_hash(find_folder(plan.pair.target)),
+        "target_hash": identity["target"],
         "device": target.device.type,
         "precision": str(dtype)[6:],
     }
@@ -120,6 +138,49 @@ def device_of(plan: TrainingPlan) -> torch.device:
         raise InputError(f"device {kind}: not available here ({first_paragraph(error)})") from error
 
 
+def identity_of(plan: TrainingPlan, target: Target) -> dict[str, str]:
+    """What a training must find as it was when it is gone on with, beside its plan: its files' contents, and number type."""
+    start = {} if plan.start is None else {"start": folder_hash(find_folder(plan.start))}
+    folder = find_folder(plan.pair.target)
+    files = {"target": folder_hash(folder), "text": folder_hash(folder, TEXT)}
+    return {**files, "dtype": str(target.dtype)[6:], **start}
+
+
+def check_identity(identity: Mapping[str, str], folder: Path) -> None:
+    """Keep it in `folder` where a training begins. Raises InputError where that had another when it began: states that are
+    kept, and steps that were taken, would be of another target."""
+    kept, partial = folder / "identity.json", folder / f"identity.{os.getpid()}.partial"
+    if kept.exists():
+        before = msgspec.json.decode(kept.read_bytes(), type=dict[str, str])
+        words = {"target": "the target's weights have changed", "text": "the target's tokenizer has changed",
+                 "start": "the files of --from have changed",
+                 "dtype": f"the target was {before.get('dtype')} and is {identity['dtype']} here"}  # fmt: skip
+        if changed := next((words[name] for name in words if before.get(name) != identity.get(name)), None):
+            raise InputError(f"{folder}: {changed} since this training began; begin anew, with another --seed or --to")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(msgspec.json.encode(identity))
+    os.replace(partial, kept)
+
+
+def check_law(readings: Sequence[tuple[int, Reading]], *, half: bool) -> int:
+    """Tokens of held-out answers that the target cannot say here, of (tokens, what it makes of them) an answer.
+
+    Raises InputError where they are not its own: what is accepted of others is no acceptance.
+    """
+    tokens = sum(n for n, _ in readings)
+    outside, surprise, variance = (sum(r[i] for _, r in readings) for i in range(3))
+    way = "answers of another make are no evidence of what it accepts: let it answer itself, `harness regenerate`"
+    if too_many_outside(int(outside), tokens, half=half):
+        raise InputError(
+            f"--responses: {int(outside)} of {tokens} held-out tokens cannot come from this target with these sampling "
+            f"settings; {way}"
+        )
+    if told := not_drawn(tokens, surprise, variance):
+        raise InputError(f"--responses: these {told}; {way}")
+    return int(outside)
+
+
 def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
     """Answers with what stood before them, in the order of the files."""
     turns: Mapping[str, list[GivenResponse]] = defaultdict(list)
@@ -129,11 +190,13 @@ def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
     for prompt_id, said in turns.items():
         said = sorted(said, key=lambda r: r.turn)
         prompt = given.prompts.get(prompt_id)
-        if prompt is None:
-            before = [() if r.prompt_token_ids is msgspec.UNSET else r.prompt_token_ids for r in said]
-        else:
-            before = contexts(target, replace(prompt, turns=prompt.turns[: len(said)]), said, generation_of(plan, given))
-        for response, context in zip(said, before, strict=True):
+        last = max((r.turn for r in said if is_bare(r)), default=-1)
+        rebuilt: Sequence[Sequence[int]] = ()
+        if prompt is not None and last >= 0:  # of these all turns are there, from the first
+            asked = replace(prompt, turns=prompt.turns[: last + 1])
+            rebuilt = contexts(target, asked, said[: last + 1], generation_of(plan, given))
+        for response in said:
+            context = rebuilt[response.turn] if is_bare(response) else response.prompt_token_ids or ()
             own = prompt.domain if prompt else response.domain
             domain = own if isinstance(own, str) else prompt_id.partition("/")[0]
             wrong = [token for token in context if not 0 <= token < target.vocab_size]
@@ -142,7 +205,8 @@ def texts_of(plan: TrainingPlan, given: Given, target: Target) -> list[Text]:
                 raise InputError(f"--responses: {prompt_id}, turn {response.turn}: prompt_token_ids: {what}")
             name = f"{prompt_id}, turn {response.turn}" if len(said) > 1 else prompt_id
             found.append(Text(name, domain, tuple(context), response.token_ids, prompt_id))
-    return found
+    opening = opening_prompts(found)
+    return [replace(text, opening=opening[text.group]) for text in found]
 
 
 def _made(plan: TrainingPlan, target: Target, parts: Split, vocabulary: list[int] | None) -> Made:
@@ -180,6 +244,8 @@ def _told_texts(parts: Split, say: Callable[[str], None]) -> dict[str, Any]:
         f"({', '.join(f'{name} {n}' for name, n in sorted(domains.items()))}); held out by prompt: {len(parts.held_out)}, "
         f"{tokens[1]:,} tokens"
     )
+    if alone := sorted(domains.keys() - {t.domain for t in parts.held_out}):
+        say(f"held out: no prompt of {', '.join(alone)}, so that τ says nothing of it; more prompts, or --held-out")
     say(
         f"overlap: {of_prompts:.1%} of the held-out prompts' runs of 13 tokens are in what is trained on, {of_answers:.1%} "
         "of the answers'"
@@ -190,7 +256,22 @@ def _told_texts(parts: Split, say: Callable[[str], None]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told_drafter(made: Made, facts: dict[str, Any], say: Callable[[str], None]) -> None:
+def _told_left_out(every: Sequence[Text], used: Sequence[Text], most: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Answers that are not trained on, or not whole."""
+    whole = {text.name: len(text) for text in every}
+    filled = sum(len(text.prompt) + LEAST_RESPONSE > most for text in every)
+    short, cut = len(every) - len(used) - filled, sum(len(text) < whole[text.name] for text in used)
+    told = [
+        f"left out: {counted(filled, 'answer')} whose prompt fills --max-tokens, {most:,}" if filled else "",
+        f"left out: {counted(short, 'answer')} of fewer than {LEAST_RESPONSE} tokens" if short > 0 else "",
+        f"cut at --max-tokens, {most:,}: {counted(cut, 'answer')}" if cut else "",
+    ]
+    for line in filter(None, told):
+        say(line)
+    return {"left_out_long": filled, "left_out_short": max(short, 0), "cut": cut}
+
+
+def _told_drafter(made: Made, layers: int, facts: dict[str, Any], say: Callable[[str], None]) -> None:
     trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
     shape = made.drafter.settings.shape
     taps = " ".join(str(tap) for tap in made.drafter.tap_layers)
@@ -198,6 +279,11 @@ def _told_drafter(made: Made, facts: dict[str, Any], say: Callable[[str], None])
         f"drafter: {made.kind}, {counted(shape.layers, 'layer')} as {shape.family}'s, taps {taps}, "
         f"γ = {made.drafter.gamma}, {trained / 1e6:.1f} M parameters to train; written as {made.format}"
     )
+    if made.kind != "mtp" and layers - 1 in made.drafter.tap_layers:
+        say(
+            f"taps hold the target's last layer, {layers - 1}, whose output vLLM hands over after the last norm: there less "
+            "is accepted than here; leave it out of --taps for vLLM"
+        )
     facts |= {
         "trained_parameters": trained, "gamma": made.drafter.gamma, "format": made.format,
         "conventions": made.drafter.conventions,

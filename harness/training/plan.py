@@ -33,6 +33,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     responses_hash: str
     prompts: tuple[str, ...] = ()
     """Files of what was asked, where those of responses do not say."""
+    prompts_hash: str = ""
     thinking: bool = False
     start: str | None = None
     """A checkpoint to go on from, in place of a design's sizes."""
@@ -46,8 +47,9 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def name(self) -> str:
         """By which it is known, and resumed."""
         said = msgspec.to_builtins(self)
-        if not self.shard:  # as plans were named before there was a choice
-            del said["shard"]
+        for name in ("shard", "prompts_hash"):  # as plans were named before there were these
+            if not said[name]:
+                del said[name]
         return hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:8]
 
 
@@ -64,7 +66,7 @@ def read_given(responses: Sequence[Path], prompts: Sequence[Path]) -> Given:
     """Responses, and what was asked. Raises InputError where a file is not right, or a response's prompt is not known."""
     sampling, found = every_response(responses)
     known = {p.prompt_id: p for p in read_prompts(prompts)} if prompts else {}
-    bare = [r for r in found if r.prompt_token_ids is msgspec.UNSET]
+    bare = [r for r in found if is_bare(r)]
     if bare and not prompts:
         raise InputError(
             f"--responses: {bare[0].prompt_id}, turn {bare[0].turn}: does not say what was asked (prompt_token_ids); name "
@@ -76,6 +78,11 @@ def read_given(responses: Sequence[Path], prompts: Sequence[Path]) -> Given:
     if lost := next((r for r in bare if any((r.prompt_id, t) not in turns for t in range(r.turn))), None):
         raise InputError(f"--responses: have turn {lost.turn} of {lost.prompt_id}, and not all before it")
     return Given(sampling, found, known)
+
+
+def is_bare(response: GivenResponse) -> bool:
+    """Whether a response does not say itself what stood before it."""
+    return response.prompt_token_ids is msgspec.UNSET
 
 
 def hash_of(paths: Sequence[Path]) -> str:
@@ -122,6 +129,8 @@ def kept_plan(out: Path, name: str) -> TrainingPlan:
         or hash_of([Path(p) for p in plan.responses]) != plan.responses_hash
     ):
         raise InputError(f"--resume {name}: the answers have changed since it began; begin anew")
+    if plan.prompts_hash and hash_of([Path(p) for p in plan.prompts]) != plan.prompts_hash:
+        raise InputError(f"--resume {name}: what was asked (--prompts) has changed since it began; begin anew")
     return plan
 
 

@@ -43,7 +43,7 @@ class Recipe:
 
     tokens: float
     """Tokens of the text, prompts included."""
-    epochs: int
+    epochs: float
     sequence_tokens: int = 4096
     """Tokens of one text, at most."""
     anchors: int = 512
@@ -51,12 +51,12 @@ class Recipe:
     gamma: int = 7
 
     def __post_init__(self) -> None:
-        for option, value, most in (
-            ("--tokens", self.tokens, 1e15), ("--epochs", self.epochs, 10**4), ("--anchors", self.anchors, 10**6),
-            ("--gamma", self.gamma, 64), ("--sequence-tokens", self.sequence_tokens, 10**7),
+        for option, value, least, most in (
+            ("--tokens", self.tokens, 1, 1e15), ("--epochs", self.epochs, 1e-3, 1e4), ("--anchors", self.anchors, 1, 1e6),
+            ("--gamma", self.gamma, 1, 64), ("--sequence-tokens", self.sequence_tokens, 1, 1e7),
         ):  # fmt: skip
-            if not 1 <= value <= most:
-                raise InputError(f"{option} {value:g}: must be from 1 to {most:g}")
+            if not least <= value <= most:
+                raise InputError(f"{option} {value:g}: must be from {least:g} to {most:g}")
 
 
 PUBLISHED: Final = Recipe(tokens=38e12 / 30_720, epochs=10)
@@ -69,7 +69,7 @@ class TrainingCost:
     """What a recipe takes, on one or several GPUs that each hold the target and share the texts."""
 
     tokens: float
-    epochs: int
+    epochs: float
     drafted_positions: float
     """Over all epochs."""
     parameters: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from drafters.training.design import Made, make_drafter, save_made, warm_drafter
 from drafters.training.held_out import acceptances, drafting_on, ratio, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
-from drafters.training.losses import TRAINING, draft_loss
+from drafters.training.losses import TRAINING, Training, draft_loss
 from drafters.training.muon import orthogonal
 from drafters.training.recipe import Design, Recipe, cache_bytes
 from drafters.training.states import States
@@ -471,11 +472,52 @@ def test_a_loss_that_is_not_finite_names_its_batch(target: Target, texts: list[T
 
 
 def test_it_stops_when_the_accepted_length_no_longer_rises(target: Target, texts: list[Text], tmp_path: Path) -> None:
-    """Rates of nothing change nothing: the first evaluation stays the best."""
+    """Rates of nothing change nothing: the first evaluation stays the best. Rates fall before it stops."""
     recipe = replace(RECIPE, steps=100, evaluations=50, patience=3, learning_rate=1e-9, matrix_rate=1e-9)
     trainer = trainer_of("mtp", target, texts, tmp_path / "state", recipe)
     trainer.run()
-    assert (trainer.step, trainer.best.step) == (6, 0)
+    assert [e.step for e in trainer.evaluated] == [0, 2, 4, 6, 8, 10]
+    assert (trainer.step, trainer.steps, trainer.best.step) == (10, 10, 0)
+    assert [recipe.rate(step, trainer.steps) for step in (6, 9)] == [1, 0.25]
+
+
+@pytest.mark.parametrize(("steps", "times"), [(39, 20), (7, 20), (100, 3), (1, 1)])
+def test_held_out_answers_are_drafted_on_as_often_as_asked(
+    steps: int, times: int, target: Target, texts: list[Text], tmp_path: Path
+) -> None:
+    """Evenly, the last step among them."""
+    trainer = trainer_of("mtp", target, texts, tmp_path / "state", replace(RECIPE, steps=steps, evaluations=times))
+    due = []
+    for step in range(steps + 1):
+        trainer._course.step = step
+        if trainer._due():
+            due.append(step)
+    assert due[0] == 0
+    assert due[-1] == steps
+    assert len(due) == min(steps, times) + 1
+    assert np.ptp(np.diff(due)) <= 1
+
+
+def test_every_answer_is_trained_on(tmp_path: Path) -> None:
+    """Those that are left over of batches are others in every epoch, also where batches are sorted by length."""
+    texts = [Text(str(i), "d", (1,), (2,) * (i + 3)) for i in range(31)]
+    drawn = batches(texts, 16, 0)
+    visits = Counter(i for _ in range(200) for i in next(drawn))
+    assert len(visits) == 31
+    assert min(visits.values()) > 200 * 16 / 31 * 0.75
+
+
+def test_what_nobody_can_say_is_no_infinite_loss(target: Target, texts: list[Text]) -> None:
+    """Positions beyond a text count nothing, whatever their loss is."""
+    made = make_drafter(design("dspark"), target, texts, None, 0)
+    batch = TextBatch.of(texts[:2], target.device)
+    seen = target.read(batch.ids, made.drafter.tap_layers)
+    at = (batch.length - 2).unsqueeze(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        told = Training(lambda d: torch.full_like(d.l1, torch.inf) if d.k else d.l1, "")
+        patch.setitem(TRAINING, "dspark", told)
+        loss, _ = draft_loss("dspark", target, made.drafter, batch, seen, at)
+    assert bool(loss.isfinite())
 
 
 def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> None:
@@ -484,6 +526,8 @@ def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> No
     sides = [{t.prompt[0] for t in part} for part in parts]
     assert not sides[0] & sides[1]
     assert 0.1 < len(parts.held_out) / len(made) < 0.5
+    later = [replace(t, opening=(int(t.conversation) % 50,)) for t in made if not t.name.endswith(".0")]
+    assert {t.name for t in split(later, 0.3).held_out} == {t.name for t in parts.held_out} - {t.name for t in made[::3]}
     assert split(made, 0.3) == parts
     with pytest.raises(InputError, match="of 1 different prompts none is held out"):
         split(made[:3], 0.01)

@@ -214,6 +214,102 @@ def test_contexts_are_those_of_a_recording_where_a_file_does_not_say_them(here: 
     assert msgspec.json.decode(msgspec.json.encode(plan), type=TrainingPlan) == plan
 
 
+def test_turns_that_say_what_stood_before_them_are_taken_at_their_word(here: Path) -> None:
+    """Also beside --prompts, and where turns between are not there."""
+    asked = {"prompt_id": "c", "domain": "chat", "turns": ["one?", "two?", "three?"]}
+    (here / "p.jsonl").write_text(json.dumps(asked) + "\n")
+    rows = [{"temperature": 1.0}, *({"prompt_id": "p/c", "turn": t, "token_ids": [9] * 4, "finish": "length",
+                                     "prompt_token_ids": [7] * (t + 1)} for t in (0, 2))]  # fmt: skip
+    (here / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = planned()
+    texts = texts_of(plan, read_given([here / "r.jsonl"], [here / "p.jsonl"]), load_target(plan))
+    assert [(t.prompt, t.opening, t.domain) for t in texts] == [((7,), (7,), "chat"), ((7, 7, 7), (7,), "chat")]
+
+
+@pytest.mark.parametrize("changed", ["prompts", "target", "tokenizer", "drafter"])
+def test_what_has_changed_since_it_began_is_not_gone_on_with(
+    changed: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = micro("llama", here / "target")
+    prompts = shutil.copy(PROMPTS / "gsm8k.jsonl", here / "p.jsonl")
+    options = ["mtp", "--target", "target", "--responses", "a.jsonl", "--prompts", "p.jsonl", *SHORT]
+    if changed == "drafter":
+        ran(*options, "--to", "old")
+        options += ["--from", "old"]
+    update = Trainer._update
+
+    def interrupted(self: Trainer, indices: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, indices)
+
+    monkeypatch.setattr(Trainer, "_update", interrupted)
+    kept: list[str] = []
+    monkeypatch.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
+    ran(*options, "--to", "new", code=130)
+    monkeypatch.setattr(Trainer, "_update", update)
+    if changed == "prompts":
+        Path(prompts).write_text(Path(prompts).read_text().replace("How many", "How few"))
+    elif changed == "tokenizer":
+        said = json.loads((target / "tokenizer_config.json").read_text())
+        (target / "tokenizer_config.json").write_text(json.dumps(said | {"padding_side": "left"}))
+    else:
+        weights = (target if changed == "target" else here / "old") / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    done = ran("--resume", kept[0], code=2)
+    assert re.search("(has|have) changed since", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(1.0, "nats more surprising than its own"), (0.0, "cannot come from")])
+def test_answers_of_another_are_no_evidence(temperature: float, said: str, here: Path) -> None:
+    """Random tokens under the bundled target: what a drafter is accepted of them is nothing that the target would accept."""
+    lines = [json.loads(line) for line in (here / "a.jsonl").read_text().splitlines()]
+    lines[0]["temperature"] = temperature
+    (here / "b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = ran("mtp", "--target", "tiny", "--responses", "b.jsonl", "--to", "new", *SHORT, code=2)
+    assert said in " ".join(done.stderr.split())
+    assert "harness regenerate" in done.stderr
+    assert not (here / "new").exists()
+    assert not (here / "runs" / "unfinished").exists()
+
+
+def test_what_is_left_out_is_told(here: Path) -> None:
+    lines = [json.loads(line) for line in (here / "a.jsonl").read_text().splitlines()]
+    for line in lines[1:6]:
+        line["prompt_token_ids"] = [5] * 30
+    lines[6]["token_ids"] = lines[6]["token_ids"][:2]
+    lines[10]["domain"] = "rare"
+    (here / "b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    target = str(micro("llama", here / "target"))
+    done = ran("mtp", "--target", target, "--responses", "b.jsonl", "--to", "new", *SHORT, "--max-tokens", "18", "--json")
+    facts = json.loads(done.stdout)["trained"]["facts"]
+    assert (facts["left_out_long"], facts["left_out_short"], facts["cut"]) == (5, 1, 34)
+    told = " ".join(done.stderr.split())
+    for words in ("left out: 5 answers whose prompt fills", "left out: 1 answer of fewer", "no prompt of rare"):
+        assert words in told
+
+
+def test_files_of_two_samplings_are_refused_in_words_of_training(here: Path) -> None:
+    (here / "b.jsonl").write_text((here / "a.jsonl").read_text().replace('"temperature": 1.0', '"temperature": 0.5', 1))
+    done = ran("mtp", "--target", "tiny", "--responses", "a.jsonl", "--responses", "b.jsonl", code=2)
+    assert "a drafter is trained on files of one sampling" in " ".join(done.stderr.split())
+
+
+def test_taps_of_the_last_layer_are_told(here: Path) -> None:
+    target = str(micro("llama", here / "target"))
+    base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
+    assert "hands over after the last norm" in " ".join(ran(*base, "--taps", "1,3,5", "--to", "a").stderr.split())
+    assert "last norm" not in ran(*base, "--taps", "1,2,3", "--to", "b").stderr
+
+
+def test_part_of_an_epoch_costs_its_part() -> None:
+    costs = [
+        json.loads(ran("dspark", "--target", "qwen3-4b", "--dry-run", "--epochs", e, "--json").stdout) for e in ("0.5", "2")
+    ]
+    part, whole = (cost["asked"]["target_flops"] for cost in costs)
+    assert part == pytest.approx(whole / 4)
+
+
 def test_an_old_drafter_is_gone_on_from(here: Path) -> None:
     """Its first evaluation is the old one's last."""
     target = str(micro("qwen3", here / "target"))
@@ -293,10 +389,12 @@ def planned(**changes: Any) -> TrainingPlan:
 
 
 def test_a_plan_of_before_targets_were_shared_out_keeps_its_name() -> None:
-    before = msgspec.json.encode(planned()).replace(b'"shard":false,', b"")
+    before = msgspec.json.encode(planned()).replace(b'"shard":false,', b"").replace(b'"prompts_hash":"",', b"")
     assert b"shard" not in before
+    assert b"prompts_hash" not in before
     assert planned().name == hashlib.sha256(before).hexdigest()[:8]
-    assert planned(shard=True).name == hashlib.sha256(msgspec.json.encode(planned(shard=True))).hexdigest()[:8]
+    shared = msgspec.json.encode(planned(shard=True)).replace(b'"prompts_hash":"",', b"")
+    assert planned(shard=True).name == hashlib.sha256(shared).hexdigest()[:8]
 
 
 def test_a_precision_that_was_kept_in_part_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
