@@ -223,7 +223,8 @@ def speculative_fields(engine: ServingEngine, gamma: int, policy: PolicySpec, mo
     if policy.k is not None:
         return {names.tokens: policy.k}
     if policy.k_by_batch is not None:
-        return {names.tokens: gamma, names.batch_rows: batch_rows(policy, gamma, most)}
+        rows = batch_rows(policy, gamma, most)
+        return {names.tokens: max(k for *_, k in rows) if engine.longest_row else gamma, names.batch_rows: rows}
     assert policy.name == engine.adaptive, policy
     return {names.tokens: gamma, names.adaptive: True}
 

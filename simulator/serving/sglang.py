@@ -72,6 +72,7 @@ SGLANG: Final = ServingEngine(
     ),
     spell=_spelled,
     files=_files,
+    longest_row=True,  # its buffers are of the file's steps, and it begins with the command's
 )
 
 

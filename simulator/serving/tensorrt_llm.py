@@ -1,7 +1,9 @@
 """TensorRT-LLM 1.4, read in its documentation: `commands/trtllm-serve`, `llm-api/reference/Eagle3DecodingConfig`, and
 pull request 10860, which says what `draft_len_schedule` does: before it, keys were batch sizes from which on a length
-holds, and 1 had to be among them. Pull request 16888, open in November 2026, drafts 1 token instead of none above the last
-key: a drafter that pauses misses what is decoded meanwhile, and is accepted next to never once it goes on.
+holds, and 1 had to be among them. The smallest key's length must be `max_draft_len`, and no other may exceed it
+(`validate_draft_len_schedule_and_sort` of llm_args.py). Pull request 16888, open in November 2026, drafts 1 token instead
+of none above the last key: a drafter that pauses misses what is decoded meanwhile, and is accepted next to never once it
+goes on.
 
 Left out are its n-gram drafts, whose look-up was not compared with ours, MTP and DFlash, whose fields were not read, and
 `use_rejection_sampling`, off by default, of which it is not known here how drafts are chosen then.
@@ -32,6 +34,8 @@ def _refuses(rows: list[tuple[int, int, int]]) -> str:
     drafted = [k > 0 for _, _, k in rows]
     if drafted != sorted(drafted, reverse=True) or not any(drafted):
         return "cannot leave drafting off at few requests and on at more"
+    if any(k > rows[0][2] for _, _, k in rows):
+        return "cannot draft more tokens at many requests than at the fewest"
     return ""
 
 
@@ -64,5 +68,6 @@ TENSORRT_LLM: Final = ServingEngine(
     fields=Fields(method="decoding_type", checkpoint="speculative_model", tokens="max_draft_len", batch_rows=_ROWS),
     written=_configuration,
     refuses_rows=_refuses,
+    longest_row=True,
     above="drafts nothing",
 )

@@ -16,6 +16,7 @@ from simulator.serving.command import Models, Serving, cannot_run, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
 from simulator.serving.sglang import adaptive_steps, sps_json, sts_json
+from simulator.serving.tensorrt_llm import draft_len_schedule
 from simulator.serving.vllm import VLLM
 
 SPECS = [
@@ -66,7 +67,8 @@ class TestEveryEngine:
             told = " ".join(words)
             assert engine.kinds[kind].method in told
             assert ("where it/lies" in told) == engine.kinds[kind].checkpoint
-            assert str(policy.k or GAMMA) in told
+            most = 5 if policy.name == "k_by_batch" and engine.longest_row else GAMMA
+            assert str(policy.k or most) in told
 
     def test_without_a_drafter_nothing_is_said_of_one(self, engine: ServingEngine) -> None:
         plain = served(engine, "none", NO_DRAFTER)
@@ -128,7 +130,8 @@ def test_a_target_that_nobody_named_is_said_to_be_missing() -> None:
             "sglang",
             "eagle3",
             "k_by_batch:2=5/4=1",
-            "--speculative-adaptive --speculative-adaptive-config adaptive_steps.json",
+            "--speculative-num-steps 5 --speculative-eagle-topk 1 --speculative-num-draft-tokens 6 "
+            "--speculative-use-rejection-sampling --speculative-adaptive --speculative-adaptive-config adaptive_steps.json",
         ),
         ("tensorrt-llm", "eagle3", "k_by_batch:2=5/4=1", "draft_len_schedule: {2: 5, 96: 1}"),
         ("tensorrt-llm", "eagle3", "cutoff:3", "draft_len_schedule: {3: 7}"),
@@ -171,6 +174,24 @@ def test_what_an_engine_cannot_write_it_does_not_run() -> None:
     assert sglang is not None
     assert cannot_run(tensorrt, recording("eagle3"), PolicySpec.parse("k_by_batch:2=0/4=1"), CAP)
     assert cannot_run(sglang, recording("dspark"), PolicySpec.parse("cutoff:3"), CAP)
+
+
+@pytest.mark.parametrize("policy", ["k_by_batch:100=2/256=1", "k_by_batch:2=5/4=1/96=3", "k_by_batch:96=3", "cutoff:3"])
+def test_tensorrt_llms_schedule_begins_with_its_longest(policy: str) -> None:
+    """It does not start where `max_draft_len` is another length than that of the smallest key."""
+    engine = engine_of("tensorrt-llm")
+    assert engine is not None
+    fields = served(engine, "eagle3", PolicySpec.parse(policy)).speculative
+    assert fields is not None
+    schedule = draft_len_schedule(fields["draft_len_schedule"])
+    assert fields["max_draft_len"] == schedule[min(schedule)] == max(schedule.values())
+
+
+def test_tensorrt_llms_lengths_never_exceed_the_first() -> None:
+    engine = engine_of("tensorrt-llm")
+    assert engine is not None
+    why = cannot_run(engine, recording("eagle3"), PolicySpec.parse("k_by_batch:8=2/96=3"), CAP)
+    assert why == "TensorRT-LLM cannot draft more tokens at many requests than at the fewest"
 
 
 class SpsCostTable(msgspec.Struct, forbid_unknown_fields=True):
