@@ -103,7 +103,12 @@ def choose(
     if not any(s.keeps_up for s in simulated):
         return "overload: nothing that was simulated keeps up with what arrives; lower the load, or give more --replicas"
     if engine is not None and not runs:
-        return f"{engine.name} runs nothing of what was simulated; add what it has to --policy, as none and fixed"
+        most, least = engine.most_requests, min(s.candidate.request_cap for s in simulated)
+        fits = most is None or least <= most
+        less = (
+            "add what it has to --policy, as none and fixed" if fits else f"--request-cap {most} is the most that it takes"
+        )
+        return f"{engine.name} runs nothing of what was simulated; {less}"
     keeps = "keeps the promise" if promised else "keeps up with what arrives"
     if not kept:
         return f"nothing that was simulated {keeps}"
@@ -113,12 +118,14 @@ def choose(
     if len({(s.candidate.recording, s.candidate.policy) for s in simulated}) < 2:
         return "only one configuration was simulated: there is nothing to choose from"
     cap = max(s.candidate.request_cap for s in simulated)
+    if engine is not None and engine.most_requests is not None:
+        cap = min(cap, engine.most_requests)
     most_running = None if load is None else load.most_running(cap, replicas)
     ordered = sorted(able, key=lambda s: -s.value)
     run, best = ordered[0].candidate, ordered[0].value
     others = [s.candidate for s in ordered[1:] if _differs(s.candidate, run, most_running)]
     beyond = sorted((s for s in kept if s not in able and s.value > best), key=lambda s: -s.value)
-    plain = sorted((s for s in simulated if s.candidate.policy == NO_DRAFTER), key=lambda s: (not s.kept, -s.value))
+    plain = sorted((s for s in runs if s.candidate.policy == NO_DRAFTER), key=lambda s: (not s.kept, -s.value))
     return Choice(
         run=run, none=plain[0].candidate if plain else Configuration.plain(cap),
         default=_default(run, simulated, engine, target, cap),

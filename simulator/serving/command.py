@@ -52,6 +52,8 @@ def cannot_run(
 
     `target` is the model's name, as far as it is known: engines have drafters for some models only.
     """
+    if engine.most_requests is not None and request_cap > engine.most_requests:
+        return f"{engine.name} runs no more than {counted(engine.most_requests, 'request')} at a time"
     if policy == NO_DRAFTER:
         return ""
     kind = recording.kind

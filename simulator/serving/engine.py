@@ -112,6 +112,8 @@ class ServingEngine:
     """Files that the command names, by name, from the fields; None needs none."""
     refuses_rows: Callable[[list[tuple[int, int, int]]], str] | None = None
     """Why rows (first, last, k) of k by batch size cannot be written; None writes all."""
+    most_requests: int | None = None
+    """Requests that it can run at once; None where nothing but memory limits them."""
     longest_row: bool = False
     """Whether `Fields.tokens` has to be the largest k of such rows; else it is the block that was recorded."""
     above: str = "goes on with the last row"

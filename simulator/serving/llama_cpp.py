@@ -30,5 +30,6 @@ LLAMA_CPP: Final = ServingEngine(
     options=("--kv-unified",),  # with -np alone each request has that share of the context, however few run
     notes=(_GGUF, _CONTEXT),
     fields=Fields(method="--spec-type", checkpoint="-md", tokens="--spec-draft-n-max"),
+    most_requests=256,  # LLAMA_MAX_SEQ of src/llama-cparams.h
     spell=lambda fields: [f"{flag} {value}" for flag, value in fields.items()],
 )

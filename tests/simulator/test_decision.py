@@ -17,6 +17,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import Models, batch_rows, cannot_run, serve
+from simulator.serving.llama_cpp import LLAMA_CPP
 from simulator.serving.vllm import VLLM
 from simulator.sla import Promise
 
@@ -91,6 +92,23 @@ def test_nothing_may_be_best() -> None:
 )
 def test_without_a_choice_there_is_no_recommendation(found: list[Simulated]) -> None:
     assert isinstance(choose(found, VLLM), str)
+
+
+def test_more_requests_than_an_engine_takes_are_not_chosen() -> None:
+    """llama.cpp refuses `-np 512`: neither what runs nor what it is compared with has so many."""
+    found = [
+        simulated(recording, policy, value + cap, cap=cap)
+        for cap in (128, 512)
+        for recording, policy, value in ((NOTHING, "none", 100), (EAGLE3, "fixed:3", 200), (EAGLE3, "fixed:2", 150))
+    ]
+    choice = choose(found, LLAMA_CPP)
+    assert not isinstance(choice, str)
+    assert choice.run == candidate(EAGLE3, "fixed:3", 128)
+    assert choice.none == candidate(NOTHING, "none", 128)
+    assert choice.default == candidate(EAGLE3, "fixed:7")  # and not the largest that was simulated
+    assert choice.runner_up == candidate(EAGLE3, "fixed:2", 128)
+    why = choose([one for one in found if one.candidate.request_cap == 512], LLAMA_CPP)
+    assert why == "llama.cpp runs nothing of what was simulated; --request-cap 256 is the most that it takes"
 
 
 def test_what_was_not_simulated_is_not_ruled_out() -> None:

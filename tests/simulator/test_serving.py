@@ -156,6 +156,16 @@ def test_llama_cpps_requests_share_one_context(kind: str, policy: str) -> None:
     assert any("-c " in note and "together" in note for note in made.notes)
 
 
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_llama_cpp_has_at_most_256_slots(kind: str, policy: str) -> None:
+    """`LLAMA_MAX_SEQ`: it does not start with more, whether anything is drafted or not."""
+    engine = engine_of("llama.cpp")
+    assert engine is not None
+    assert cannot_run(engine, recording(kind), PolicySpec.parse(policy), 256) == ""
+    why = cannot_run(engine, recording(kind), PolicySpec.parse(policy), 257)
+    assert why == "llama.cpp runs no more than 256 requests at a time"
+
+
 def test_sglangs_steps_by_batch_size_are_a_file() -> None:
     """A batch size's slot is the largest that is not above it: `_find_closest_bs` of adaptive_spec_params.py."""
     engine = engine_of("sglang")
