@@ -258,16 +258,22 @@ def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredSt
         }  # fmt: skip
         notes = list(made.notes)
     notes += _otherwise(load, study, run, VLLM)
-    most = min(winner.request_cap, study.plan.most_running)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
         "decision": None if found.decision is None else found.decision.row(),
         "simulated": row.figures, "half_widths": row.half_widths, "vllm": closest,
-        "k_by_batch": None if table is None or table.gain is None else {
-            "rows": batch_rows(table.configuration.policy, winner.recording.gamma, most),
-            "loss": _lost(table.gain), "half_width": table.gain_half_width,
-        },
+        "k_by_batch": None if table is None or table.gain is None else _table(table, table.gain, study.plan.most_running),
         "notes": notes,
+    }  # fmt: skip
+
+
+def _table(row: StudyConfirmation, gain: float, most: int) -> dict[str, Any]:
+    """A table of k by batch size as it was confirmed, under its own request cap, and what it loses against a winner that has
+    this gain over it."""
+    table = row.configuration
+    return {
+        "rows": batch_rows(table.policy, table.recording.gamma, min(table.request_cap, most)),
+        "request_cap": table.request_cap, "loss": _lost(gain), "half_width": row.gain_half_width,
     }  # fmt: skip
 
 

@@ -297,6 +297,16 @@ def test_json_has_the_table_of_the_winners_own_drafter(
         assert one["k_by_batch"]["rows"] == [(1, 32, 3), (33, 64, 0)]
 
 
+def test_json_has_the_table_under_the_cap_that_it_was_confirmed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same table under the winner's cap is the winner: it would lose against itself."""
+    won = msgspec.structs.replace(WON, configuration=configuration("mtp", 3, "k_by_batch:8=3/64=1", cap=16))
+    table = row_of(K_BY_BATCH, "k_by_batch:8=3/64=1", 0.25, 0.01, drafter="mtp", gamma=3)
+    [one] = content(monkeypatch, msgspec.structs.replace(FOUND, winner=won, beside=[table]))["winners"]
+    assert one["configuration"]["request_cap"] == 16
+    assert one["k_by_batch"]["request_cap"] == 64
+    assert one["k_by_batch"]["rows"] == [(1, 8, 3), (9, 64, 1)]
+
+
 def test_gains_of_a_table_are_of_its_own_drafter() -> None:
     """Two drafters may have the same rows."""
     row = row_of(K_BY_BATCH, "k_by_batch:8=7/64=0", 0, None)
