@@ -19,14 +19,13 @@ from results.store.database import Store
 from results.store.decisions import models_of
 from results.store.studies import K_BY_BATCH, OVER_NONE, Studies, StudyConfirmation
 from simulator.configuration import Configuration
-from simulator.decision import FIGURES, refused
+from simulator.decision import refused
 from simulator.drafter_kinds import KINDS
 from simulator.errors import AnswerIsNo, InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.plan import serving_of
 from simulator.policies import NO_DRAFTER, PolicySpec
-from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
 from simulator.serving.engine import ServingEngine
@@ -40,6 +39,7 @@ from tuner.display import capacity, replicated
 from tuner.samplers import study_of
 from tuner.sglang_tables import with_tables
 from tuner.stored import AtLoad, StoredStudy, read_study
+from tuner.to_run import as_decided, expected, loses, lost, otherwise, to_run
 from tuner.trial import Trial, ranked, read_trials
 
 WORTH_SAYING = 0.01
@@ -77,24 +77,49 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
             checked_by(engine, decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
-    run = _to_run(found, engine, study.target or "") or won[load].configuration
+    run = to_run(found, engine, study) or won[load].configuration
     if reason and refused(engine, run, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
-    made = serving(run, found, study, models_of(store.run(study.run_id)), engine)
+    models = models_of(store.run(study.run_id))
+    made = serving(run, found, study, models, engine)
     if engine == SGLANG:
-        made = with_tables(store, study, run, made)
-    checked = checked_by(engine, made.speculative)
-    where = " and for ".join(each.label for each in won)
-    expected = "; ".join(_expected(study.loads[each], run) for each in won)
+        made = _with_tables(store, study, won[load].configuration, run, found, made)
     head = [
-        f"specyard study {study_id}: {run.in_full}",
-        f"for {where} on {replicated(study.plan)} ({study.plan.profile.source}); simulated: {expected}",
+        f"specyard study {study_id}: {run.in_full}", *_numbers(study, list(won), run, engine, models),
         *([f"no recommendation: {reason}"] if reason else []),
-        *(note for each in won for note in _otherwise(each, study, run, engine)),
+        *(note for each in won for note in otherwise(each, study, run, engine)),
         *gains_by_load({each: study.loads[each] for each in won}, run),
-        *capacity(load, study), *made.notes, checked,
+        *capacity(load, study), *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def _numbers(
+    study: StoredStudy, loads: Sequence[Load], run: Configuration, engine: ServingEngine, models: Models
+) -> list[str]:
+    """What is known of a configuration that an engine is to run at these loads: all that was decided, where that is it."""
+    decision, plan = study.loads[loads[-1]].decision, study.plan
+    why = refused(engine, run, study.target or "")
+    if decision is not None and decision.candidate == run and decision.value is not None and not why:
+        theirs = () if decision.engine is None else serving_of(plan, decision.engine, models, run).notes
+        return as_decided(decision, engine, theirs)
+    where = " and for ".join(load.label for load in loads)
+    numbers = "; ".join(expected(study.loads[load], run) for load in loads)
+    simulated = "simulated, which the command below is not" if why else "simulated"
+    off = plan.profile.relative_errors
+    return [
+        f"for {where} on {replicated(plan)} ({plan.profile.source}); {simulated}: {numbers}",
+        f"the profile's own errors come on top: verify {off.verify:.0%}, draft {off.draft:.0%}, host {off.host:.0%}",
+    ]
+
+
+def _with_tables(
+    store: Store, study: StoredStudy, winner: Configuration, run: Configuration, found: AtLoad, made: Serving
+) -> Serving:
+    """The command with the files of SGLang's own scheduler, where a winner that has one drafts so; see `with_tables`."""
+    decided = found.decision is not None and found.decision.candidate == run
+    alike = winner.recording.showing("none") == run.recording.showing("none")
+    return with_tables(store, study, winner, made) if alike and not decided else made
 
 
 def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) -> str:
@@ -183,9 +208,9 @@ def _nearest(winner: Configuration, found: AtLoad, most: int, engine: ServingEng
     why = cannot_run(engine, recording, winner.policy, most)
     if not why:
         return speculative_fields(engine, recording.gamma, winner.policy, most), []
-    table, lost = _in_place(found, K_BY_BATCH, recording)
+    table, loss = _in_place(found, K_BY_BATCH, winner)
     if table is not None and not cannot_run(engine, recording, table, most):
-        return speculative_fields(engine, recording.gamma, table, most), [f"{why}; instead a table of k by batch size{lost}"]
+        return speculative_fields(engine, recording.gamma, table, most), [f"{why}; instead a table of k by batch size{loss}"]
     note = f"{why}: every batch drafts {recording.gamma}, and what that loses was not simulated"
     return speculative_fields(engine, recording.gamma, PolicySpec.fixed(recording.gamma), most), [note]
 
@@ -206,44 +231,38 @@ def _closest(
     if not policy.reads_confidences:
         average = policy.name == "batch_adaptive"
         note = f"{policy.name}: vLLM has no {'moving average of acceptance' if average else 'such policy'}"
-        table, lost = _in_place(found, K_BY_BATCH, winner.recording)
+        table, loss = _in_place(found, K_BY_BATCH, winner)
         if table is None:
             note += f", and no table of k by batch size was confirmed for its drafter: every batch drafts {gamma}"
             return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [note]
-        return speculative_fields(VLLM, gamma, table, most), [f"{note}; instead a table of k by batch size{lost}"]
-    _, lost = _in_place(found, in_engine(VLLM), winner.recording)
+        return speculative_fields(VLLM, gamma, table, most), [f"{note}; instead a table of k by batch size{loss}"]
+    _, loss = _in_place(found, in_engine(VLLM), winner)
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
         else "vLLM's adaptive verification estimates acceptance online, by features of its own"
     )
     adaptive = speculative_fields(VLLM, gamma, PolicySpec(VLLM.adaptive), most)
-    return adaptive, [f"{policy} on {winner.recording.confidences} confidences: {what}" + lost]
+    return adaptive, [f"{policy} on {winner.recording.confidences} confidences: {what}" + loss]
 
 
-def _in_place(found: AtLoad, role: str, recording: Recording) -> tuple[PolicySpec | None, str]:
-    """The policy confirmed in a role over the winner's recording, and what it loses against the winner, in words."""
-    row = found.confirmed(role, recording)
+def _in_place(found: AtLoad, role: str, winner: Configuration) -> tuple[PolicySpec | None, str]:
+    """The policy confirmed in a role over the winner's recording, and what it loses against the winner, in words, where it
+    was confirmed under the same request cap."""
+    row = found.confirmed(role, winner.recording)
     if row is None or row.gain is None:
         return None, ""
+    if row.configuration.request_cap != winner.request_cap:
+        return row.configuration.policy, ""
     width = "" if row.gain_half_width is None else f" ± {row.gain_half_width:.1%}"
-    lost = _lost(row.gain)
-    return (
-        row.configuration.policy,
-        f"; simulated, it {f'loses {lost:.1%}' if lost >= 0 else f'gives {-lost:.1%} more'}{width}",
-    )
-
-
-def _lost(gain: float) -> float:
-    """What something loses against a winner that has this gain over it, as a share."""
-    return 1 - 1 / (1 + gain)
+    return row.configuration.policy, f"; simulated, it {loses(row.gain)}{width}"
 
 
 def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredStudy, models: Models) -> dict[str, Any]:
     """The winner at a load, what it came to, and what vLLM is to run there: what was decided, where it can, else what is
     closest to the winner; null where vLLM has no such drafter."""
     winner = row.configuration
-    run = _to_run(found, VLLM, study.target or "") or winner
+    run = to_run(found, VLLM, study) or winner
     table = found.confirmed(K_BY_BATCH, winner.recording)
     closest: dict[str, Any] | None
     try:
@@ -257,7 +276,7 @@ def _exported(load: Load, found: AtLoad, row: StudyConfirmation, study: StoredSt
             "checked": check(speculative),
         }  # fmt: skip
         notes = list(made.notes)
-    notes += _otherwise(load, study, run, VLLM)
+    notes += otherwise(load, study, run, VLLM)
     return {
         "load": str(load), "configuration": winner.row(), "exact": row.exact,
         "decision": None if found.decision is None else found.decision.row(),
@@ -273,41 +292,14 @@ def _table(row: StudyConfirmation, gain: float, most: int) -> dict[str, Any]:
     table = row.configuration
     return {
         "rows": batch_rows(table.policy, table.recording.gamma, min(table.request_cap, most)),
-        "request_cap": table.request_cap, "loss": _lost(gain), "half_width": row.gain_half_width,
+        "request_cap": table.request_cap, "loss": lost(gain), "half_width": row.gain_half_width,
     }  # fmt: skip
-
-
-def _expected(found: AtLoad, run: Configuration) -> str:
-    """What the simulation says of a configuration: as it was confirmed, else as it was decided."""
-    row, decision = found.of(run), found.decision
-    if row is None and decision is not None and decision.value is not None and decision.candidate == run:
-        value = decision.value
-        return f"{value.value:,.0f} ({value.low:,.0f} to {value.high:,.0f}) {FIGURES[decision.figure]}"
-    (throughput, half), (tps, _) = ((None, None),) * 2 if row is None else (row.of("throughput"), row.of("tps"))
-    told = [] if throughput is None else [f"{throughput:,.0f} ± {half or 0:,.0f} tok/s/GPU"]
-    told += [] if tps is None else [f"{tps:.0f} tok/s of a user"]
-    return ", ".join(told) or "nothing that tells"
-
-
-def _otherwise(load: Load, study: StoredStudy, run: Configuration, engine: ServingEngine) -> list[str]:
-    """That something else was decided than what is exported, and why an engine cannot run it, or that the search's best is
-    something else, where that is so."""
-    decision, winner = study.loads[load].decision, study.loads[load].winner
-    if decision is None or decision.candidate is None:
-        return []
-    if decision.candidate == run:
-        if winner is None or winner.configuration == run:
-            return []
-        return [f"not the search's best at {load.label}, which was {winner.configuration.with_cap}"]
-    why = refused(engine, decision.candidate, study.target or "")
-    told = f"{decision.candidate.with_cap}{f' ({why})' if why else ''}"
-    return [f"decided for {load.label}: {told}; this is the search's winner instead"]
 
 
 def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
     plan, target = study.plan, study.target or ""
-    runs = {_to_run(found, engine, target) for found in study.loads.values()}
+    runs = {to_run(found, engine, study) for found in study.loads.values()}
     same = None not in runs and len(runs) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
         return ""
@@ -400,22 +392,11 @@ def _winners(study: StoredStudy, users: int | None, engine: ServingEngine, out: 
             others = ", ".join(str(load.users) for load in winners if load.users is not None)
             told += f"; --concurrency exports what won at another load{f': {others}' if others else ''}"
         raise AnswerIsNo(told)
-    runs = {_to_run(study.loads[load], engine, study.target or "") or won.configuration for load, won in winners.items()}
+    runs = {to_run(study.loads[load], engine, study) or won.configuration for load, won in winners.items()}
     if len(runs) > 1:
         lacks = [_no_method(run, engine) for run in runs]
         raise InputError(lacks[0] if all(lacks) else _choose(study))
     return winners
-
-
-def _to_run(found: AtLoad, engine: ServingEngine, target: str) -> Configuration | None:
-    """What an engine is to run at a load: what was decided, for whichever engine, where this one can; else the winner.
-
-    None without a winner.
-    """
-    decision = found.decision
-    if decision is not None and decision.candidate is not None and not refused(engine, decision.candidate, target):
-        return decision.candidate
-    return None if found.winner is None else found.winner.configuration
 
 
 def _no_winner(study: StoredStudy, lost: Sequence[Load], out: Path) -> str:

@@ -22,13 +22,13 @@ from harness.vllm.speculative import check
 from results.store.decisions import models_of
 from results.store.studies import K_BY_BATCH, OVER_NONE, StudyConfirmation
 from simulator.configuration import Configuration
-from simulator.decision import Decision, Range
+from simulator.decision import Decision, Gain, Range
 from simulator.errors import AnswerIsNo
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Users
 from simulator.mix import Mix
-from simulator.plan import StudyPlan
+from simulator.plan import StudyPlan, serving_of
 from simulator.policies import PolicySpec
 from simulator.policies.own import FACTS, OwnPolicy, remember
 from simulator.records import Recording
@@ -363,12 +363,74 @@ def test_what_was_decided_is_exported_to_whoever_can_run_it(
     command = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     assert "eagle3" not in command
     assert "not the search's best at 64 users" in " ".join(text.replace("\n#", "").split())
-    assert "simulated: 100 (90 to 110)" in " ".join(text.replace("\n#", "").split())
     confirmed = msgspec.structs.replace(
         row_of("default", "fixed:7", 0, None), configuration=plain(64), figures={"throughput": 1234.0, "tps": 5.0}
     )
-    found = msgspec.structs.replace(found, beside=[confirmed])
-    assert "1,234 ± 0 tok/s/GPU" in " ".join(export_study(stored(monkeypatch, found), "abc", form, None).split())
+    for beside in ([], [confirmed]):
+        again = msgspec.structs.replace(found, beside=beside)
+        text = " ".join(export_study(stored(monkeypatch, again), "abc", form, None).replace("\n#", "").split())
+        assert "100 (90 to 110) tokens/s/GPU" in text  # with the profile's errors, though figures without them are there
+        assert "1,234" not in text
+
+
+@pytest.mark.parametrize("form", ["sglang", "tensorrt-llm", "llama.cpp"])
+def test_what_was_decided_for_another_engine_keeps_all_its_intervals(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    gain = Gain(over="no speculation", all=Range(1.0, 0.5, 1.3), held=Range(1.0, 0.9, 1.1))
+    decision = msgspec.structs.replace(
+        decided(WON.configuration, VLLM, "vllm serve X"), over_none=gain, runner_up=gain, better=gain, next="measure",
+        notes=["vLLM reads something", "it is rough"],
+    )  # fmt: skip
+    theirs = SimpleNamespace(notes=("vLLM reads something",))
+    monkeypatch.setattr(
+        "tuner.export.serving_of", lambda plan, engine, *rest: theirs if engine == VLLM else serving_of(plan, engine, *rest)
+    )
+    found = msgspec.structs.replace(FOUND, winner=WON, decision=decision)
+    text = " ".join(export_study(stored(monkeypatch, found), "abc", form, None).replace("\n#", "").split())
+    for said in (
+        "100 (90 to 110) tokens/s/GPU", "+100% tokens/s over no speculation (95 %: +50% to +130%; with the profile held",
+        "The next best", "Traffic: toys", "To be surer: measure", "decided for vLLM;", "it is rough",
+    ):  # fmt: skip
+        assert said in text
+    for not_said in ("cannot run", "with vLLM", "vLLM reads something", "4,321"):
+        assert not_said not in text
+
+
+@pytest.mark.parametrize(("form", "policy"), [("llama.cpp", "fixed:3"), ("sglang", "fixed:7"), ("vllm", "fixed:7")])
+def test_what_an_engine_cannot_run_gives_way_to_the_best_confirmed(
+    monkeypatch: pytest.MonkeyPatch, form: str, policy: str
+) -> None:
+    """Its own numbers and request cap stand beside its command, and what it loses against the search's best."""
+    drafter = "eagle3" if form == "llama.cpp" else "dspark"
+    best = "k_by_batch:8=7/64=2" if form == "llama.cpp" else "fixed:5"
+    won = msgspec.structs.replace(WON, configuration=configuration(drafter, 7, best, cap=32))
+    rows = [
+        msgspec.structs.replace(
+            row_of("next best", policy, 0.25, 0.01, drafter=drafter), figures={"throughput": 1234.0, "tps": 5.0},
+            half_widths={"throughput": 6.0}, configuration=configuration(drafter, 7, policy, cap=16),
+        ),
+        msgspec.structs.replace(row_of("default", "fixed:7", 0, None), configuration=plain(64), figures={"throughput": 9.0}),
+    ]  # fmt: skip
+    for decision in (None, decided(won.configuration, None)):
+        found = msgspec.structs.replace(FOUND, winner=won, beside=rows, decision=decision)
+        text = " ".join(export_study(stored(monkeypatch, found), "abc", form, None).replace("\n#", "").split())
+        assert f"γ=7 {policy} cap 16 for 64 users" in text
+        assert "simulated: 1,234 ± 6 tok/s/GPU with the profile held" in text
+        assert "the profile's own errors come on top" in text
+        assert f"{best} with 32 requests at a time (" in text
+        assert "against the search's best it loses 20.0% ± 1.0%" in text
+        assert "not simulated" not in text
+        assert " 16 " in text[text.index("checked") :]
+    worse = [msgspec.structs.replace(rows[0], feasible=False), *rows[1:]]
+    found = msgspec.structs.replace(FOUND, winner=won, beside=worse)
+    assert "none cap 64" in export_study(stored(monkeypatch, found), "abc", form, None)  # it keeps the promise
+
+
+def test_without_anything_confirmed_the_numbers_are_said_not_to_be_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    won = msgspec.structs.replace(WON, configuration=configuration("eagle3", 7, "k_by_batch:8=7/64=2"))
+    found = msgspec.structs.replace(FOUND, winner=won)
+    text = " ".join(export_study(stored(monkeypatch, found), "abc", "llama.cpp", None).replace("\n#", "").split())
+    assert "simulated, which the command below is not: 4,321 ± 5" in text
+    assert "every batch drafts 7, and what that loses was not simulated" in text
 
 
 def test_what_an_engine_cannot_run_leaves_the_winner_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +441,7 @@ def test_what_an_engine_cannot_run_leaves_the_winner_and_is_said(monkeypatch: py
     assert "4,321" in text
     assert "decided for 64 users: ngram" in text
     assert "has no method for ngram" in text
-    assert "decided for" not in export_study(stored(monkeypatch, found), "abc", "vllm", None)
+    assert "instead" not in export_study(stored(monkeypatch, found), "abc", "vllm", None)
     [one] = content(monkeypatch, found)["winners"]
     assert one["vllm"]["configuration"] == candidate.row()  # which vLLM runs
     assert '"ngram"' in one["vllm"]["command"]
