@@ -27,7 +27,7 @@ from simulator.numbers import counted
 from simulator.plan import serving_of
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.sentences import sentences
-from simulator.serving.command import Models, Serving, batch_rows, cannot_run, speculative_fields
+from simulator.serving.command import Models, Serving, batch_rows, cannot_run, known_until, speculative_fields
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import engine_of
 from simulator.serving.sglang import SGLANG
@@ -204,22 +204,24 @@ def checked_by(engine: ServingEngine, fields: Mapping[str, Any] | None) -> str:
 
 def _nearest(winner: Configuration, found: AtLoad, most: int, engine: ServingEngine) -> tuple[dict[str, Any], list[str]]:
     """An engine's fields for a policy, and what to know of them: drafts of one length where it does not run the policy."""
-    recording, most = winner.recording, min(winner.request_cap, most)
-    why = cannot_run(engine, recording, winner.policy, most)
+    recording, cap = winner.recording, winner.request_cap
+    why = cannot_run(engine, recording, winner.policy, cap)
     if not why:
-        return speculative_fields(engine, recording.gamma, winner.policy, most), []
+        return speculative_fields(engine, recording.gamma, winner.policy, cap, most), []
     table, loss = _in_place(found, K_BY_BATCH, winner)
-    if table is not None and not cannot_run(engine, recording, table, most):
-        return speculative_fields(engine, recording.gamma, table, most), [f"{why}; instead a table of k by batch size{loss}"]
+    if table is not None and not cannot_run(engine, recording, table, cap):
+        return speculative_fields(engine, recording.gamma, table, cap, most), [
+            f"{why}; instead a table of k by batch size{loss}"
+        ]
     note = f"{why}: every batch drafts {recording.gamma}, and what that loses was not simulated"
-    return speculative_fields(engine, recording.gamma, PolicySpec.fixed(recording.gamma), most), [note]
+    return speculative_fields(engine, recording.gamma, PolicySpec.fixed(recording.gamma), cap, most), [note]
 
 
 def _closest(
     winner: Configuration, found: AtLoad, most: int, engine: ServingEngine = VLLM
 ) -> tuple[dict[str, Any], list[str]]:
     """vLLM's fields for a policy, and what to know of them; `most` requests ran on a replica in what was searched."""
-    gamma, policy, most = winner.recording.gamma, winner.policy, min(winner.request_cap, most)
+    gamma, policy, cap = winner.recording.gamma, winner.policy, winner.request_cap
     if policy.name in VLLM.policies:
         notes = []
         if policy.k is not None and policy.k < gamma and not KINDS[winner.recording.kind].prefix:
@@ -227,22 +229,22 @@ def _closest(
                 f"{VLLM.fields.tokens}: simulated as verifying {policy.k} of {gamma} drafted tokens. vLLM drafts a block "
                 f"of {policy.k}, which a block-parallel drafter computes differently; some checkpoints refuse shorter ones"
             )
-        return speculative_fields(VLLM, gamma, policy, most), notes
+        return speculative_fields(VLLM, gamma, policy, cap, most), notes
     if not policy.reads_confidences:
         average = policy.name == "batch_adaptive"
         note = f"{policy.name}: vLLM has no {'moving average of acceptance' if average else 'such policy'}"
         table, loss = _in_place(found, K_BY_BATCH, winner)
         if table is None:
             note += f", and no table of k by batch size was confirmed for its drafter: every batch drafts {gamma}"
-            return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), most), [note]
-        return speculative_fields(VLLM, gamma, table, most), [f"{note}; instead a table of k by batch size{loss}"]
+            return speculative_fields(VLLM, gamma, PolicySpec.fixed(gamma), cap, most), [note]
+        return speculative_fields(VLLM, gamma, table, cap, most), [f"{note}; instead a table of k by batch size{loss}"]
     _, loss = _in_place(found, in_engine(VLLM), winner)
     what = (
         "vLLM's adaptive verification sets its budget from raw confidences two steps old"
         if winner.recording.confidences != "estimated"
         else "vLLM's adaptive verification estimates acceptance online, by features of its own"
     )
-    adaptive = speculative_fields(VLLM, gamma, PolicySpec(VLLM.adaptive), most)
+    adaptive = speculative_fields(VLLM, gamma, PolicySpec(VLLM.adaptive), cap, most)
     return adaptive, [f"{policy} on {winner.recording.confidences} confidences: {what}" + loss]
 
 
@@ -291,7 +293,7 @@ def _table(row: StudyConfirmation, gain: float, most: int) -> dict[str, Any]:
     this gain over it."""
     table = row.configuration
     return {
-        "rows": batch_rows(table.policy, table.recording.gamma, min(table.request_cap, most)),
+        "rows": batch_rows(table.policy, table.recording.gamma, known_until(table.policy, table.request_cap, most)),
         "request_cap": table.request_cap, "loss": lost(gain), "half_width": row.gain_half_width,
     }  # fmt: skip
 

@@ -130,10 +130,11 @@ def serve(
             notes.append(f"{recording.drafter} was {told}: an engine that reads it otherwise drafts worse in silence")
         if served.note and (not served.note_of or _named(served.note_of, models.target)):
             notes.append(served.note)
-        most = request_cap if most_running is None else min(most_running, request_cap)
-        speculative |= speculative_fields(engine, recording.gamma, policy, most) if fields is None else fields
-        if names.batch_rows and names.batch_rows in speculative and most < request_cap:
-            notes.append(unsearched(engine, most))
+        most = request_cap if most_running is None else most_running
+        speculative |= speculative_fields(engine, recording.gamma, policy, request_cap, most) if fields is None else fields
+        rows = speculative.get(names.batch_rows) if names.batch_rows else None
+        if rows and rows[-1][1] < request_cap:
+            notes.append(unsearched(engine, rows[-1][1]))
         if models.temperature and not KINDS[kind].one_hot:
             chosen, said = _chosen(engine, kind, drafting)
             speculative, notes = speculative | chosen, notes + said
@@ -219,20 +220,33 @@ def unsearched(engine: ServingEngine, most: int) -> str:
     return f"{engine.fields.batch_rows}: {above}"
 
 
-def speculative_fields(engine: ServingEngine, gamma: int, policy: PolicySpec, most: int) -> dict[str, Any]:
-    """An engine's fields for a policy that it runs; `most` requests run."""
+def speculative_fields(
+    engine: ServingEngine, gamma: int, policy: PolicySpec, request_cap: int, most_running: int
+) -> dict[str, Any]:
+    """An engine's fields for a policy that it runs, where so many requests may run, and so many ran."""
     names = engine.fields
     if policy.k is not None:
         return {names.tokens: policy.k}
     if policy.k_by_batch is not None:
-        rows = batch_rows(policy, gamma, most)
+        rows = batch_rows(policy, gamma, known_until(policy, request_cap, most_running))
         return {names.tokens: max(k for *_, k in rows) if engine.longest_row else gamma, names.batch_rows: rows}
     assert policy.name == engine.adaptive, policy
     return {names.tokens: gamma, names.adaptive: True}
 
 
+def known_until(policy: PolicySpec, request_cap: int, most_running: int) -> int:
+    """Up to how many requests the rows of a k-by-batch policy are written, of which no more than so many ran.
+
+    All rows that the policy names stand, up to the request cap; where only its last goes on above what ran, it ends there.
+    """
+    table = policy.k_by_batch
+    assert table is not None, policy
+    goes_on = sum(requests >= most_running for requests, _ in table.rows) <= 1
+    return min(most_running, request_cap) if goes_on else request_cap
+
+
 def batch_rows(policy: PolicySpec, gamma: int, most: int) -> list[tuple[int, int, int]]:
-    """(first, last, k) of a k-by-batch policy, up to the most requests that ran, as engines write them."""
+    """(first, last, k) of a k-by-batch policy, up to so many requests, as engines write them."""
     table = policy.k_by_batch
     assert table is not None, policy
     rows: list[tuple[int, int, int]] = []

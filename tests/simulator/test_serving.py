@@ -177,6 +177,33 @@ def test_sglangs_steps_by_batch_size_are_a_file() -> None:
     assert steps == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
 
 
+ROWS = [(1, 50, 3), (51, 96, 1)]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize(
+    ("policy", "ran", "rows"),
+    [
+        ("k_by_batch:50=3/100=1", 50, ROWS),  # what is said to run has both rows
+        ("k_by_batch:50=3/100=1", 10, ROWS),
+        ("k_by_batch:50=3/60=2/80=1", 50, [(1, 50, 3), (51, 60, 2), (61, 96, 1)]),
+        ("cutoff:64", 50, [(1, 64, 7), (65, 96, 0)]),
+        ("k_by_batch:50=3", 50, [(1, 50, 3)]),  # and no row that nobody named
+        ("k_by_batch:20=3/50=1", 50, [(1, 20, 3), (21, 50, 1)]),
+        ("cutoff:20", 50, [(1, 20, 7), (21, 50, 0)]),
+    ],
+)
+def test_rows_that_a_policy_names_are_written_up_to_the_request_cap(
+    engine: str, policy: str, ran: int, rows: list[tuple[int, int, int]]
+) -> None:
+    known = engine_of(engine)
+    assert known is not None
+    made = served(known, "eagle3", PolicySpec.parse(policy), most_running=ran)
+    assert made.speculative is not None
+    assert made.speculative[known.fields.batch_rows] == rows
+    assert any("no more than 50 requests ran" in note for note in made.notes) == (rows[-1][1] < CAP)
+
+
 def test_what_an_engine_cannot_write_it_does_not_run() -> None:
     """TensorRT-LLM's schedule ends where drafting does; SGLang's steps by batch size are of EAGLE's alone."""
     tensorrt, sglang = engine_of("tensorrt-llm"), engine_of("sglang")
