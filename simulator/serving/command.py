@@ -133,8 +133,8 @@ def serve(
         most = request_cap if most_running is None else most_running
         speculative |= speculative_fields(engine, recording.gamma, policy, request_cap, most) if fields is None else fields
         rows = speculative.get(names.batch_rows) if names.batch_rows else None
-        if rows and rows[-1][1] < request_cap:
-            notes.append(unsearched(engine, rows[-1][1]))
+        if rows:
+            notes += _of_rows(engine, rows, request_cap)
         if models.temperature and not KINDS[kind].one_hot:
             chosen, said = _chosen(engine, kind, drafting)
             speculative, notes = speculative | chosen, notes + said
@@ -212,6 +212,12 @@ def copies(engine: ServingEngine, fields: Mapping[str, Any], replicas: int) -> t
         f"{engine.name} leaves {engine.fields.batch_rows} out under {engine.flags.replicas}"
     )
     return [], [note]
+
+
+def _of_rows(engine: ServingEngine, rows: list[tuple[int, int, int]], request_cap: int) -> list[str]:
+    """What has to be known of rows (first, last, k) of k by batch size in a command."""
+    notes = list(engine.rows_notes(rows)) if engine.rows_notes else []
+    return notes + ([unsearched(engine, rows[-1][1])] if rows[-1][1] < request_cap else [])
 
 
 def unsearched(engine: ServingEngine, most: int) -> str:

@@ -116,6 +116,8 @@ class ServingEngine:
     """Requests that it can run at once; None where nothing but memory limits them."""
     longest_row: bool = False
     """Whether `Fields.tokens` has to be the largest k of such rows; else it is the block that was recorded."""
+    rows_notes: Callable[[list[tuple[int, int, int]]], Sequence[str]] | None = None
+    """What is to be known of a command that has such rows; None is nothing."""
     above: str = "goes on with the last row"
     """What it does above the last of such rows."""
 

@@ -55,7 +55,7 @@ TENSORRT_LLM: Final = ServingEngine(
     name="TensorRT-LLM",
     serve="trtllm-serve",
     version="1.4.0rc4",
-    kinds={"eagle3": ServedKind(method="Eagle3", gpu_only=True, note=_KEYS)},
+    kinds={"eagle3": ServedKind(method="Eagle3", gpu_only=True)},
     policies=("none", "fixed", "cutoff", "k_by_batch"),
     drafting="greedy",
     flags=Flags(
@@ -68,6 +68,7 @@ TENSORRT_LLM: Final = ServingEngine(
     fields=Fields(method="decoding_type", checkpoint="speculative_model", tokens="max_draft_len", batch_rows=_ROWS),
     written=_configuration,
     refuses_rows=_refuses,
+    rows_notes=lambda rows: [_KEYS],
     longest_row=True,
     above="drafts nothing",
 )

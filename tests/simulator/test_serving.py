@@ -224,6 +224,14 @@ def test_tensorrt_llms_schedule_begins_with_its_longest(policy: str) -> None:
     assert fields["max_draft_len"] == schedule[min(schedule)] == max(schedule.values())
 
 
+@pytest.mark.parametrize(("policy", "told"), [("fixed:3", False), ("none", False), ("k_by_batch:8=3/96=1", True)])
+def test_what_a_schedule_means_is_told_beside_a_schedule_alone(policy: str, told: bool) -> None:
+    engine = engine_of("tensorrt-llm")
+    assert engine is not None
+    made = served(engine, "none" if policy == "none" else "eagle3", PolicySpec.parse(policy))
+    assert any("draft_len_schedule" in note for note in made.notes) == told
+
+
 def test_tensorrt_llms_lengths_never_exceed_the_first() -> None:
     engine = engine_of("tensorrt-llm")
     assert engine is not None
