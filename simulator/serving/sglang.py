@@ -1,4 +1,5 @@
-"""SGLang 0.5.23, read in its source: `srt/arg_groups/fields/`, `srt/arg_groups/speculative_hook.py`, `srt/speculative/`.
+"""SGLang 0.5.23, read in its source: `srt/arg_groups/fields/`, `srt/arg_groups/speculative_hook.py`, `srt/speculative/`;
+sizes that it captures as `_generate_decode_cuda_graph_batch_sizes` has them with a drafter, up to what memory allows.
 
 Left out are its n-gram drafts, which grow a trie over all requests, and its DFLASH, whose checkpoints have another layout
 than DeepSpec's: what was recorded here says nothing of either.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
@@ -38,6 +40,28 @@ def adaptive_steps(rows: list[tuple[int, int, int]]) -> dict[str, dict[str, list
     """Its file of candidate steps from a batch size on; with one candidate each it is k by batch size, and nothing moves.
     It rounds a batch up to the size of a captured graph before it looks."""
     return {str(first): {"candidate_steps": [k]} for first, _, k in rows}
+
+
+def _captured(batch: int) -> int:
+    """The size of the captured graph that a batch of drafts runs in, of those that it captures unless told."""
+    steps = ((8, 1), (32, 2), (40, 40), (64, 4), (256, 8))
+    step = next((step for end, step in steps if batch <= end), 16)
+    return -(-batch // step) * step
+
+
+def _rounded(rows: list[tuple[int, int, int]]) -> list[str]:
+    """At which numbers of requests another row (first, last, k) than theirs decides, as a batch is rounded up first."""
+    told = []
+    for (first, last, k), after in pairwise(rows):
+        moved = [n for n in range(first, last + 1) if _captured(n) >= after[0]]
+        if moved:
+            where = f"{moved[0]} to {last}" if len(moved) > 1 else str(last)
+            then = next(k for first, _, k in reversed(rows) if first <= _captured(last))
+            told.append(
+                f"SGLang rounds a batch up to a captured size before it looks: with {where} running it drafts {then} and "
+                f"not {k}, unless {last} is among the sizes of --cuda-graph-bs-decode"
+            )
+    return told
 
 
 def _files(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -72,6 +96,7 @@ SGLANG: Final = ServingEngine(
     ),
     spell=_spelled,
     files=_files,
+    rows_notes=_rounded,
     longest_row=True,  # its buffers are of the file's steps, and it begins with the command's
 )
 

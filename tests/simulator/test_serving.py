@@ -15,7 +15,7 @@ from simulator.records import Recording
 from simulator.serving.command import Models, Serving, cannot_run, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
-from simulator.serving.sglang import adaptive_steps, sps_json, sts_json
+from simulator.serving.sglang import _captured, adaptive_steps, sps_json, sts_json
 from simulator.serving.tensorrt_llm import draft_len_schedule
 from simulator.serving.vllm import VLLM
 
@@ -237,6 +237,31 @@ def test_tensorrt_llms_lengths_never_exceed_the_first() -> None:
     assert engine is not None
     why = cannot_run(engine, recording("eagle3"), PolicySpec.parse("k_by_batch:8=2/96=3"), CAP)
     assert why == "TensorRT-LLM cannot draft more tokens at many requests than at the fewest"
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("k_by_batch:50=3/96=1", "with 49 to 50 running it drafts 1 and not 3, unless 50"),  # which run as 52
+        ("k_by_batch:9=3/96=1", "with 9 running it drafts 1 and not 3, unless 9"),
+        ("k_by_batch:33=5/39=3/96=1", "with 33 running it drafts 1 and not 5, unless 33"),  # which runs as 40
+        ("k_by_batch:8=5/64=3/96=1", ""),
+        ("k_by_batch:48=3/96=1", ""),
+        ("fixed:3", ""),
+    ],
+)
+def test_where_sglang_rounds_a_batch_beyond_its_row_is_told(policy: str, told: str) -> None:
+    """`batch_size_key_for_batch` of adaptive_step_router.py, with the sizes that are captured unless told."""
+    engine = engine_of("sglang")
+    assert engine is not None
+    notes = [note for note in served(engine, "eagle3", PolicySpec.parse(policy)).notes if "rounds a batch up" in note]
+    assert bool(notes) == bool(told)
+    assert told in " ".join(notes)
+
+
+def test_sizes_that_sglang_captures() -> None:
+    sizes = [*range(1, 9), *range(10, 33, 2), *range(40, 65, 4), *range(72, 257, 8), *range(272, 513, 16)]
+    assert [_captured(n) for n in range(1, 513)] == [min(s for s in sizes if s >= n) for n in range(1, 513)]
 
 
 class SpsCostTable(msgspec.Struct, forbid_unknown_fields=True):
