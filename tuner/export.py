@@ -23,7 +23,6 @@ from simulator.decision import refused
 from simulator.drafter_kinds import KINDS
 from simulator.errors import AnswerIsNo, InputError
 from simulator.load import Load
-from simulator.numbers import counted
 from simulator.plan import serving_of
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.sentences import sentences
@@ -40,7 +39,7 @@ from tuner.samplers import study_of
 from tuner.sglang_tables import with_tables
 from tuner.stored import AtLoad, StoredStudy, read_study
 from tuner.to_run import as_decided, expected, loses, lost, otherwise, to_run
-from tuner.trial import Trial, ranked, read_trials
+from tuner.trial import Trial, read_trials
 
 WORTH_SAYING = 0.01
 """What a table over loads loses against the best of a load, as a share, before that is said."""
@@ -300,7 +299,7 @@ def _table(row: StudyConfirmation, gain: float, most: int) -> dict[str, Any]:
 
 def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) -> str:
     """One command for all loads of a study whose winners differ: a table of k by batch size. Empty where there is none."""
-    plan, target = study.plan, study.target or ""
+    plan = study.plan
     runs = {to_run(found, engine, study) for found in study.loads.values()}
     same = None not in runs and len(runs) == 1
     if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
@@ -310,10 +309,11 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
     found = by_load(trials, whole_blocks(engine, study.kinds), plan.replicas)
     if found is None:
         return ""
-    if engine != VLLM and cannot_run(engine, found.recording, found.policy, plan.most_running):
+    run = found.configuration
+    if engine != VLLM and cannot_run(engine, run.recording, run.policy, run.request_cap):
         return ""
-    made = serving_of(plan, engine, models_of(store.run(study.run_id)), found.configuration)
-    confirmed = confirmed_gains(study, found.configuration)
+    made = serving_of(plan, engine, models_of(store.run(study.run_id)), run)
+    confirmed = confirmed_gains(study, run)
     there = [row.users for row in found.rows]
     whose = "prompts the search has not seen" if confirmed.keys() >= set(there) else "the search's own prompts"
     head = [
@@ -321,7 +321,7 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
         *found.bars(confirmed), OF_THE_TABLE,
         *(no_row(load) for load in study.loads if load.users not in there),
-        *unsettled(study.loads), *better(found, trials, target, engine),
+        *unsettled(study.loads), *better(found, trials, study, engine),
         *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
@@ -358,22 +358,40 @@ def confirmed_gains(study: StoredStudy, table: Configuration) -> dict[int, tuple
     for load, result in study.loads.items():
         for row in result.beside:
             gain, half = row.of(OVER_NONE)
-            if load.users is not None and row.configuration.system == table.system and gain is not None:
+            if load.users is not None and row.configuration == table and gain is not None:
                 found[load.users] = (gain, half or math.nan)
     return found
 
 
 def better(
-    found: ByLoad, trials: Mapping[int, Sequence[Trial]], target: str = "", engine: ServingEngine = VLLM
+    found: ByLoad, trials: Mapping[int, Sequence[Trial]], study: StoredStudy, engine: ServingEngine = VLLM
 ) -> Iterator[str]:
-    """The loads at which an engine can run something, of `target`, that gives at least 1 % more than the table."""
-    for row in found.rows:
-        best = ranked(trials[row.users])
-        able = [t for t in best if not refused(engine, t.configuration, target)]
-        more = able[0].last.values[0] / row.value - 1 if able else 0.0
-        if more >= WORTH_SAYING:
-            at = f"at {counted(row.users, 'user')} {able[0].configuration.in_full} gives {more:.1%} more"
-            yield f"{at}: --concurrency {row.users} exports it"
+    """The loads whose own export gives at least 1 % more than the table, and on which prompts."""
+    for load, at in study.loads.items():
+        row = next((row for row in found.rows if row.users == load.users), None)
+        run = to_run(at, engine, study)
+        if row is None or run is None or refused(engine, run, study.target or ""):
+            continue
+        more, where = _confirmed_more(at, run, found.configuration), "prompts the search has not seen, the profile held"
+        if more is None:
+            tried = next((t for t in trials[row.users] if t.rungs and t.configuration == run), None)
+            if tried is None:
+                continue
+            more, where = (tried.last.values[0] / row.value - 1, math.nan), "the search's own prompts"
+        gain, half = more
+        if gain >= WORTH_SAYING:
+            width = "" if math.isnan(half) else f" ± {half:.1%}"
+            gives = f"{run.in_full} gives {gain:.1%}{width} more on {where}"
+            yield f"at {load.label} {gives}: --concurrency {row.users} exports it"
+
+
+def _confirmed_more(at: AtLoad, run: Configuration, table: Configuration) -> tuple[float, float] | None:
+    """How much more than a table a winner gives on the same draws of the held-out prompts, as a share, and half of its
+    interval's width; None of what is not the winner, or where the table was not confirmed."""
+    row = at.of(table)
+    if row is None or row.gain is None or at.winner is None or at.winner.configuration != run:
+        return None
+    return row.gain, math.nan if row.gain_half_width is None else row.gain_half_width
 
 
 def _chosen(study: StoredStudy, users: int | None) -> list[Load]:
