@@ -14,10 +14,12 @@ from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sam
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
+from simulator.numbers import counted
 from simulator.plan import Plan, serving_of
 from simulator.serving.command import Models
 from simulator.setup import ANSWERS, RAMP
 from simulator.sla import promises
+from simulator.traces import strata
 
 HELD_SHARE = 0.3
 """How many more draws have the profile held, as a share of those with another profile each."""
@@ -26,6 +28,8 @@ TOKENS, SHORTEST_S = 150_000, 10.0
 MOST_TOKENS = 54_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
+_FEW_PROMPTS = 10
+"""Prompts beyond one of each stratum, of which fewer leave the normal law of an interval (Student's t)."""
 ELSEWHERE = 1.5
 """Times as long as the traffic's, or as short, a profile's context has to be to be spoken of."""
 
@@ -105,7 +109,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     chosen = choose(
         evidence.simulated, engine, question.models.target, load=load, replicas=plan.replicas, promised=bool(plan.slas)
     )  # fmt: skip
-    notes = (question.note, averaged_elsewhere(plan.profile, question.mix.mean_context(load)))
+    notes = (question.note, few_prompts(question.mix), averaged_elsewhere(plan.profile, question.mix.mean_context(load)))
     decision = msgspec.structs.replace(decision, notes=[note for note in notes if note])
     if isinstance(chosen, str):
         return decision.without(chosen + _closest(plan, evidence))
@@ -135,6 +139,20 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     return msgspec.structs.replace(
         decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
     )
+
+
+def few_prompts(mix: Mix) -> str:
+    """What is to be known of intervals over prompts where there are few; else empty."""
+    weights = mix.weights or {}
+    asked = [r for r in mix.trace.responses if mix.weights is None or weights.get(r.domain)]
+    domain_of = {r.prompt_id: r.domain for r in asked}
+    drawn_from = [own for names in strata(mix.trace) if (own := [name for name in names if name in domain_of])]
+    if alone := sorted({domain_of[names[0]] for names in drawn_from if len(names) == 1}):
+        whose = f"of {' and of '.join(alone)}" if len({*domain_of.values()}) > 1 else "here"
+        return f"{whose} there is a single prompt: how prompts differ there is in no interval; record more"
+    if sum(len(names) - 1 for names in drawn_from) < _FEW_PROMPTS:
+        return f"{counted(len(domain_of), 'prompt')}: intervals over so few come out too narrow; record more"
+    return ""
 
 
 def averaged_elsewhere(profile: Profile, context_tokens: float) -> str:

@@ -24,7 +24,7 @@ EVEN_STEPS = StepCost(np.ones(257), np.ones(257), np.zeros((256, 2)), np.zeros(2
 
 
 def replay(anchors: Anchors, policy: Policy) -> list[Round]:
-    """The rounds that make one response under `policy`, alone in its batch. Nothing is learnt from one to the next.
+    """The rounds that make one response under `policy`, alone in its batch. A policy that learns is new for every response.
 
     Distributed as a live decode of that response would be, where `replays_exactly` says so. For other policies,
     confidences beyond what was verified are taken from the record's second draft where there is one: live, an unverified
@@ -46,6 +46,7 @@ def replay(anchors: Anchors, policy: Policy) -> list[Round]:
             fresh = anchors.fresh_confidence[at, :drafted].tolist()
             confidence = (*confidence[: verified + 1], *fresh[verified + 1 :])
         rounds.append(Round(drafted, verified, accepted, committed, confidence, running=1))
+        policy.learn([verified], [accepted])
         at += committed
     return rounds
 

@@ -136,3 +136,24 @@ def split_of(prompt_id: str) -> Split:
     """Which purpose a prompt serves: a quarter calibrates, half is searched on, a quarter confirms. By hash of its id."""
     bucket = hashlib.sha256(prompt_id.encode()).digest()[0] % 4
     return "calibration" if bucket == 0 else "confirmation" if bucket == 3 else "search"
+
+
+def strata(trace: Trace) -> list[list[str]]:
+    """Prompts that are drawn among each other: those of a task, in order.
+
+    A task of a single prompt says nothing of how its prompts differ, and is put together with others of its domain: with
+    those of a single prompt too, or where it is alone, with the smallest task (collapsed strata; Cochran, 5A.12).
+    """
+    tasks: dict[str, dict[str, set[str]]] = {}
+    for response in trace.responses:
+        tasks.setdefault(response.domain, {}).setdefault(response.task, set()).add(response.prompt_id)
+    found: list[list[str]] = []
+    for _, of_domain in sorted(tasks.items()):
+        several = [names for _, names in sorted(of_domain.items()) if len(names) > 1]
+        single = set().union(*(names for names in of_domain.values() if len(names) == 1))
+        if len(single) == 1 and several:
+            smallest = min(several, key=len)
+            several = [names | single if names is smallest else names for names in several]
+            single = set()
+        found += [sorted(names) for names in (*several, single) if names]
+    return found

@@ -9,6 +9,7 @@ from results.store.recordings import Recordings
 from simulator.configuration import Configuration
 from simulator.errors import InputError
 from simulator.load import Load
+from simulator.numbers import counted
 from simulator.plain import used, walked
 from simulator.plan import SweepPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
@@ -51,6 +52,8 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                 found.append(SweepPoint(len(found), recording, setup))
     if not found:
         raise InputError("nothing to simulate with these options")
+    if lacking := recordings.keep_common([point.recording for point in found]):
+        say(f"note: {counted(lacking, 'response')} left out, which not all of these drafters were recorded on")
     if plan.against is not None and all(point.setup.policy != plan.against for point in found):
         raise InputError(f"--against {plan.against}: is not among the policies to simulate; add it to --policy")
     for own in dict.fromkeys(point.setup.policy.own for point in found):

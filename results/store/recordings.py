@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +104,20 @@ class Recordings:
     def weights(self, recording: Recording) -> Sequence[Any] | None:
         """Temperatures or estimates of its confidences; None where these are as the drafter gives them."""
         return self._fitted(recording).weights.get(recording.confidences)
+
+    def keep_common(self, recordings: Collection[Recording]) -> int:
+        """Leave of these recordings what was asked of all of them, so that all are compared on the same; how many responses
+        some have and others lack. Raises InputError where they share none."""
+        keys = list(dict.fromkeys(r.showing("none") for r in recordings if r.showing("none") in self._fit_of))
+        asked = {key: {(r.prompt_id, r.turn) for r in self.trace(key).responses} for key in keys}
+        every, common = set[tuple[str, int]]().union(*asked.values()), set.intersection(*asked.values()) if asked else set()
+        if every and not common:
+            raise InputError(f"run {self._run_id}: no prompt was recorded with all of {', '.join(k.short for k in keys)}")
+        for key in keys if len(common) < len(every) else ():
+            found = self._fitted(key)
+            raw = found.raw.select([(r.prompt_id, r.turn) in common for r in found.raw.responses])
+            self._read[key] = replace(found, raw=raw)
+        return len(every) - len(common)
 
     def whole(self, recording: Recording) -> Trace:
         """The trace as it was recorded, of all prompts."""

@@ -60,6 +60,11 @@ class Curve:
         return inside + slope * np.maximum(x - self.counts[-1], 0)
 
 
+_FORMAT = r"(?:nv|mx)?fp\d+|bf16|int\d+|w\d+a\d+|[48]bit|q\d_\w+"
+"""How names of checkpoints say the format of their numbers."""
+_DATE = r"\d{4,}"
+
+
 @dataclass(frozen=True, slots=True)
 class Errors:
     """How far a profile's parts may be off: relative standard errors, and how they hang together."""
@@ -456,6 +461,24 @@ def formats_told(profile: Profile) -> str:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two names may be of one model, folders and dashes aside; a name that nobody gave may be of any."""
-    first, second = (name.lower().rpartition("/")[2].replace("-", "") for name in (one, other))
-    return first in second or (first != "" and second in first)
+    """Whether two names are of one model, folders, dashes, dates and number formats aside; a name that nobody gave may be of
+    any. One may say more than the other, as `-Instruct`, but sizes and versions are those of both."""
+    first, second = _parts(one), _parts(other)
+    if not any(first) or not any(second):
+        return True
+    (words, numbers), (more, others) = sorted((first, second), key=lambda parts: len(parts[0]))
+    return words <= more and numbers == others
+
+
+def may_be_one_model(one: str, other: str) -> bool:
+    """Whether two names that are not known to be of one model may be: one of them says neither size nor version."""
+    (words, numbers), (more, others) = sorted((_parts(one), _parts(other)), key=lambda parts: len(parts[0]))
+    return words <= more and not (numbers and others)
+
+
+def _parts(name: str) -> tuple[set[str], set[str]]:
+    """(words, sizes and versions) of a model's name."""
+    plain = re.sub(_FORMAT, " ", name.lower().rstrip("/").rpartition("/")[2])
+    found = re.findall(r"[^\W\d_]+|\d+(?:\.\d+)*(?:[bm](?![^\W_]))?", plain)
+    numbers = {part for part in found if part[0].isdigit()}
+    return {*found} - numbers, {part for part in numbers if not re.fullmatch(_DATE, part)}

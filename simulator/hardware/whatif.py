@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -39,12 +41,43 @@ def slower(profile: Profile, part: Part, factor: float) -> Profile:
 
 def perturbed(profile: Profile, rng: np.random.Generator) -> tuple[Profile, float]:
     """A profile that might be the true one, its parts off by factors as its errors draw them; and how many times as long a
-    step can take for it, at most."""
-    factors = profile.relative_errors.factors(rng)
-    parts: tuple[Part, ...] = ("verify", "draft", "overhead")
-    for part, factor in zip(parts, factors, strict=True):
-        profile = slower(profile, part, factor)
-    return profile, max(factors)
+    step can take for it, at most.
+
+    A roofline assumes two numbers of the target's passes, how much of the bandwidth is reached and how much of the peak.
+    Each is off by itself, so that it is unsure too where the one gives way to the other. What a draft takes is assumed of
+    every kind of drafter anew: half of the variance of its logarithm is the kind's own.
+    """
+    errors = profile.relative_errors
+    verify, draft, host = errors.factors(rng)
+    profile = slower(slower(profile, "overhead", host), "verify", verify)
+    if profile.source != "roofline":
+        return slower(profile, "draft", draft), max(verify, draft, host)
+    arithmetic = math.exp(errors.verify * rng.standard_normal())
+    profile, seed = _tilted(profile, arithmetic / verify), int(rng.integers(1 << 62))
+    own = {kind: np.random.default_rng([seed, zlib.crc32(kind.encode())]).standard_normal() for kind in profile.draft}
+    half = math.sqrt(0.5)
+    factors = {kind: draft**half * math.exp(errors.draft * half * z) for kind, z in own.items()}
+    drafted = {kind: slower(profile, "draft", factor).draft[kind] for kind, factor in factors.items()}
+    return replace(profile, draft=drafted), max(verify, arithmetic, host, *factors.values())
+
+
+def _tilted(profile: Profile, ratio: float) -> Profile:
+    """A roofline whose arithmetic takes `ratio` times as long, its traffic with memory as long as before."""
+    changes: dict[str, Any] = {name: getattr(profile, name) * ratio for name in ("prefill_s_per_pair", "logits_s_per_token")}
+    curves = {name: getattr(profile, name) for name in ("verify", "eager")}
+    changes |= {name: None if curve is None else _with_arithmetic(curve, ratio) for name, curve in curves.items()}
+    return replace(profile, **changes)
+
+
+def _with_arithmetic(curve: Curve, ratio: float) -> Curve:
+    """A curve of passes by tokens: arithmetic takes what the largest pass takes a token, memory what the passes take that
+    are mostly not arithmetic, and a pass the longer of the two, a little more where they are near."""
+    tokens, seconds = np.asarray(curve.counts, np.float64), np.asarray(curve.seconds)
+    computed = seconds[-1] / tokens[-1] * tokens
+    last = int(np.flatnonzero(computed <= seconds / 2)[-1:].sum())
+    read = np.where(np.arange(len(tokens)) <= last, seconds, seconds[last])
+    longer = np.maximum(read, computed * ratio) / np.maximum(np.maximum(read, computed), 1e-300)
+    return Curve(curve.counts, tuple(np.maximum.accumulate(seconds * longer).tolist()))
 
 
 def scaled(curve: Curve, factor: float) -> Curve:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.drafter_kinds import KINDS
-from simulator.hardware.profile import same_model
+from simulator.hardware.profile import may_be_one_model, same_model
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
@@ -190,7 +190,12 @@ def _of_models(models: Models, modelled: str) -> list[str]:
     """What has to be known of the models that a command names."""
     target, notes = models.target, list[str]()
     if not same_model(modelled, target):
-        notes.append(f"the profile is of {modelled}, the traces are of {target}: no such system was measured or modelled")
+        unlike = (
+            "nothing tells that these are one model"
+            if may_be_one_model(modelled, target)
+            else "no such system was measured or modelled"
+        )
+        notes.append(f"the profile is of {modelled}, the traces are of {target}: {unlike}")
     if not target:
         notes.append(
             f"MODEL is the target, which nothing recorded here names{f'; the profile is of {modelled}' if modelled else ''}"

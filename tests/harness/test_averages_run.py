@@ -20,9 +20,10 @@ from results.store.runs import provenance
 from simulator.averages import Averages
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import same_model
+from simulator.hardware.profile import may_be_one_model, same_model
 from simulator.load import Arrivals, Load, Users
 from simulator.plan import SweepPlan
+from simulator.policies import PolicySpec
 from simulator.records import Recording
 from simulator.sla import Sla
 
@@ -100,10 +101,32 @@ def test_names_of_drafters_and_targets(tmp_path: Path) -> None:
         ("Qwen/Qwen3-4B", "", True),
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B", False),
         ("Qwen/Qwen3-4B", "llama-3.1-8b", False),
+        ("Qwen/Qwen3-4B", "Qwen/Qwen3-14B", False),
+        ("llama", "meta-llama/Llama-3.1-70B", False),
+        ("qwen3", "Qwen/Qwen3-4B", False),
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama3.1-8B", True),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-8B", False),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "qwen3-30b-a3b", True),
+        ("deepseek-ai/DeepSeek-V4-Flash", "DeepSeek-V4-Pro", False),
+        ("google/gemma-4-12B-it", "gemma-4-12b", True),
+        ("openai/gpt-oss-20b", "openai/gpt-oss-120b", False),
+        ("GLM-5.2", "GLM-5", False),
     ],
 )
 def test_two_names_of_one_model(one: str, other: str, same: bool) -> None:
     assert same_model(one, other) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may"),
+    [
+        ("llama", "meta-llama/Llama-3.1-70B", True),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B", False),
+        ("llama", "Qwen/Qwen3-4B", False),
+    ],
+)
+def test_two_names_that_may_be_of_one_model(one: str, other: str, may: bool) -> None:
+    assert may_be_one_model(one, other) == may
 
 
 def test_what_is_stored_has_the_averages_and_is_labelled(store: Store) -> None:
@@ -134,6 +157,26 @@ def test_policies_that_read_confidences_are_left_out_and_said(store: Store) -> N
         ("mine", "fixed:3"),
     ]
     assert [line for line in said if "prefix_scheduler" in line and "left out" in line]
+
+
+def test_drafters_are_compared_on_what_all_were_asked(tmp_path: Path) -> None:
+    """Where some responses of one are not there, as after a rescue, the others are left out too, and that is said."""
+    command = ["synthesize", "--responses-per-task", "4", "--output-tokens", "40", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "harness", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "specyard.duckdb")
+    run_id, said = store.find_run("latest"), list[str]()
+    with store.writing() as con:
+        for table in ("anchors", "recordings", "rounds"):
+            con.execute(f"DELETE FROM {table} WHERE drafter = 'dspark' AND prompt_id LIKE '%0'")
+    plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], drafting="sampled", decision_draws=10,
+                     drafters=["dspark", "mtp"], policies=[PolicySpec.parse("fixed:1")])  # fmt: skip
+    recordings = Recordings(store, run_id, "sampled")
+    found = points(plan, recordings, said.append)
+    asked = [{(r.prompt_id, r.turn) for r in recordings.trace(point.recording).responses} for point in found]
+    assert asked[0] == asked[1] != set()
+    assert not any(prompt.endswith("0") for prompt, _ in asked[0])
+    assert any("which not all of these drafters were recorded on" in line for line in said)
 
 
 def test_bare_numbers_are_refused_with_both_readings(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.policies import PolicySpec
+from simulator.policies.contract import Policy, StepView
 from simulator.records import Anchors, Round
 from simulator.replay import EVEN_STEPS, replay
 from simulator.traces import Trace, TracedResponse, split_of
@@ -30,6 +33,25 @@ def test_hand_worked() -> None:
     assert walked(replay(anchors, PolicySpec.parse("fixed:1").bind())) == [(1, 1, 2), (1, 1, 2), (1, 1, 2)]
     assert walked(replay(anchors, PolicySpec.parse("none").bind())) == [(0, 0, 1)] * 6
     assert walked(replay(anchors, PolicySpec.parse("oracle").bind(EVEN_STEPS))) == [(2, 2, 3), (1, 1, 2), (0, 0, 1)]
+
+
+class OneLook(Policy):
+    """Verifies nothing any more once the target has said anything."""
+
+    told = 0
+
+    def admit(self, step: StepView) -> None:
+        step.admit(0, 0 if self.told else step.drafted(0))
+
+    def learn(self, verified: Sequence[int], accepted: Sequence[int]) -> None:
+        assert (len(verified), len(accepted)) == (1, 1)
+        self.told += 1
+
+
+def test_a_policy_learns_within_a_response() -> None:
+    policy = OneLook()
+    assert walked(replay(record([2, 0, 3, 1, 3, 0]), policy)) == [(3, 2, 3), (0, 0, 1), (0, 0, 1), (0, 0, 1)]
+    assert policy.told == 4
 
 
 def test_the_last_round_is_cut_by_the_end_of_the_response() -> None:
