@@ -238,6 +238,8 @@ def check_shapes(drafter: LearnedDrafter, declared: Declared, folder: Path, name
         needed |= {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size]}
     optional = {"embed_tokens.weight": [settings.vocabulary, size], "lm_head.weight": [draft, size], "lm_head.bias": [draft],
                 "d2t": [draft]}  # fmt: skip
+    if "norm.weight" in found and found["norm.weight"][1] != [size]:
+        raise InputError(f"checkpoint {name}: hidden_size is {size}, and its norm.weight is {found['norm.weight'][1]}")
     problems = [f"has no tensor {n}" for n in needed if n not in found]
     problems += [f"has an unknown tensor {key}" for n, (key, _) in found.items() if n not in needed | optional]
     problems += [

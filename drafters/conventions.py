@@ -125,6 +125,8 @@ def flips(declared: Declared, target: Target, tensors: Mapping[str, Sequence[int
     caps = {settings.softcap, getattr(target.config, "final_logit_softcapping", None), None} - {settings.softcap}
     for cap in sorted(caps, key=str):
         yield Variant({"softcap": cap}, ("no softcap" if cap is None else f"softcap {cap:g}, as the target",))
+    if getattr(settings, "logit_scale", None):
+        yield Variant({"logit_scale": None}, ("logits unscaled",))
     if "embed_tokens.weight" in tensors and "lm_head.weight" not in tensors and not settings.reduced:
         other = "target" if settings.head == "own embedding" else "own embedding"
         yield Variant({"head": other}, (f"the head of {'its target' if other == 'target' else 'its own embedding'}",))
@@ -152,6 +154,8 @@ def _of_taps(settings: PairSettings | BlockSettings, target: Target) -> Iterator
             words = f"the last, {'after' if taps[-1] == last else 'before'} the target's last norm"
         if taps and min(taps) >= -1 and max(taps) < last + direct:
             yield Variant({"taps": taps}, (f"taps {words}",))
+    if len(settings.taps) > 1:
+        yield Variant({"taps": settings.taps[::-1]}, ("taps joined in reverse order",))
 
 
 def neighbours(settings: PairSettings | BlockSettings, target: Target) -> Iterator[Variant]:

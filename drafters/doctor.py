@@ -39,6 +39,10 @@ _SMALL: Final = 5 * 10**7
 _DRAWS: Final = 10_000
 _ERROR: Final = 0.05
 """Chance of an interval that misses, over all readings together."""
+_LEAST: Final = 0.02
+"""Share of what is accepted by which a reading has to be better: less is no sign of a convention misread."""
+_FURTHER: Final = 2
+"""Conventions beside a pair that are looked for, each in a reading of its own."""
 _BEST: Final = 3
 """Flipped conventions of which pairs are tried whatever comes of them."""
 _GLANCE: Final = 3
@@ -108,13 +112,15 @@ class Diagnosis:
         """Whether clearly more is accepted than of `base`, by default as declared: on average, or in so many of the texts
         that it is no chance. One text that is drafted as a whole makes any average unsure."""
         more, low, _ = self.gain(reading, base)
-        return low > 0 or (more > 0 and _no_chance(*self.ahead(reading, base), self.error / 2))
+        sure = low > 0 or _no_chance(*self.ahead(reading, base), self.error / 2)
+        return more > _LEAST * self.length(reading) and sure
 
     @cached_property
     def best(self) -> Reading:
         """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
         nearest to what is declared that cannot be told from it: of rotary angles the target's, where they are among them."""
-        clear = [r for r in self.readings if self.surpasses(r)]
+        # How long a block is hardly shows in what is accepted of it.
+        clear = [r for r in self.readings if self.surpasses(r) and r.variant.changes.keys() != {"block"}]
         if not clear:
             return self.readings[0]
         most = max(clear, key=self.length)
@@ -222,6 +228,10 @@ def diagnose(
         seen.together((best[0], other) for other in singles)
     if seen.wrong or not seen.found().beats_chance:  # or two that each leave nothing
         seen.together(combinations([one for one in singles if one.changes.keys() & DECISIVE], 2))
+    for _ in range(_FURTHER):  # or a third, and a fourth
+        both = seen.found().best.variant
+        if len(both.words) > 1:
+            seen.together((both, other) for other in singles)
     if seen.failure and not any(reading.accepted.any() for reading in seen.readings):
         raise seen.failure
     advance(len(seen.tried), len(seen.tried))

@@ -94,7 +94,7 @@ def _llama3(frequency: float, parameters: Mapping[str, Any]) -> float:
     fields = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
     factor, trained, low, high = (float(parameters[field]) for field in fields)
     waves = trained * frequency / (2 * math.pi)  # in the trained context
-    keep = min(max((waves - low) / (high - low), 0.0), 1.0)
+    keep = min(max((waves - low) / (high - low), 0.0), 1.0) if high != low else float(waves >= high)
     return frequency * (keep + (1 - keep) / factor)
 
 

@@ -98,6 +98,8 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     check_target(of, top, target, "vocab_size", "num_target_layers")
     shape = shape_of(of, layer)
     fused = fields.flag("use_aux_hidden_state", True)
+    if not fused and of.has("fc."):
+        raise of.fail("use_aux_hidden_state is false, and fc.weight, which projects taps, is there: one of them is wrong")
     taps = _taps(of, top, nested, target) if fused else (target.num_layers,)
     declared = top.whole("target_hidden_size", shape.hidden_size)
     size = fused_size(of, len(taps), declared, target) if fused else target.hidden_size

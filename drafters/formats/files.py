@@ -74,6 +74,8 @@ def read_checkpoint(folder: Path, name: str) -> Checkpoint:
     if (folder / ADAPTER_FILE).exists():
         raise InputError(f"checkpoint {name}: {ADAPTER_FILE}: adapters are not applied; merge it into the weights")
     raw = read_config(folder)
+    if own := next(iter(sorted(folder.glob("mask_embedding*"))), None):
+        raise InputError(f"checkpoint {name}: {own.name}: a mask token's own embedding (MiMo's DFlash) is not read here")
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(f.name for kind in _PICKLED for f in folder.glob(kind))):
         raise InputError(
             f"checkpoint {name}: its weights are pickled ({pickled[0]}), which can run any code when read; convert them "

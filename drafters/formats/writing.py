@@ -9,7 +9,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -58,8 +59,17 @@ class Draft:
         found = {name: table for name, table in own.items() if table is not None}
         if len(found) < len(own):
             raise self.fail(f"leaves its tables to the target, and {to} holds copies of them; name the target")
-        kind = self.tensors["norm.weight"].dtype
-        return {**{name: table.to(kind) for name, table in found.items()}, **self.tensors}
+        exact = {name: small if torch.equal((small := table.to(self.dtype)).to(table), table) else table
+                 for name, table in found.items()}  # fmt: skip
+        return {**exact, **self.tensors}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of most of its numbers, which is what its tables are written in unless they would be rounded."""
+        counts = Counter[torch.dtype]()
+        for tensor in self.tensors.values():
+            counts[tensor.dtype] += tensor.numel() * tensor.is_floating_point()
+        return counts.most_common(1)[0][0]
 
     def without_tables(self) -> dict[str, Tensor]:
         """Its tensors but for tables that are the target's."""
@@ -81,7 +91,7 @@ def write(draft: Draft, to: str, folder: Path) -> None:
     """
     config, tensors = FORMATS[to](_usual(draft))
     new = not folder.exists()
-    config["dtype"] = str(draft.tensors["norm.weight"].dtype).removeprefix("torch.")
+    config["dtype"] = str(draft.dtype).removeprefix("torch.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -107,10 +117,25 @@ def _usual(draft: Draft) -> Draft:
         settings = replace(settings, order="embedding, feature")
     if _HEAD not in tensors:
         tensors.pop("lm_head.bias", None)  # without its matrix it is a copy
+    if list(settings.taps) != (order := sorted(settings.taps)):  # engines join them as the target passes them
+        tensors = _joined_by(tensors, [settings.taps.index(tap) for tap in order])
+        settings = replace(settings, taps=tuple(order))
     if settings.shape.attention_bias != settings.shape.output_bias:  # configurations have one field for both
         tensors = _zeros(tensors, settings.shape) | tensors
         settings = replace(settings, shape=replace(settings.shape, attention_bias=True, output_bias=True))
     return replace(draft, tensors=tensors, settings=settings)
+
+
+def _joined_by(tensors: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
+    """What reads taps side by side, for taps in another order: where each was before."""
+
+    def sorted_columns(joined: Tensor) -> Tensor:
+        parts = joined.chunk(len(order), -1)
+        return torch.cat([parts[i] for i in order], -1)
+
+    changed = {name: sorted_columns(tensors[name]) for name in ("fc.weight", "input_norm.weight") if name in tensors}
+    each = {f"fc_norm.{new}.weight": tensors.get(f"fc_norm.{old}.weight") for new, old in enumerate(order)}
+    return {**tensors, **changed, **{name: norm for name, norm in each.items() if norm is not None}}
 
 
 def _zeros(tensors: Mapping[str, Tensor], shape: LayerShape) -> dict[str, Tensor]:
@@ -133,7 +158,7 @@ def _features(draft: Draft) -> dict[str, str]:
         "layers": (pair and s.shape.layers > 1, "second layer of drafts token by token"),
         s.shape.family: (True, f"layers as {s.shape.family}'s"),
         "width": (s.shape.hidden_size != s.target_size, "states that are not as wide as the target's"),
-        "after the norm": (s.taps[-1] == draft.target.num_layers, "a tap of the state after the target's last norm"),
+        "after the norm": (0 < draft.target.num_layers == s.taps[-1], "a tap of the state after the target's last norm"),
         "reduced": (s.reduced, "reduced vocabulary"),
         "softcap": (s.softcap is not None, "cap on logits"),
         "scales": (scaled or (block and block.logit_scale), "factors on embeddings or logits"),
@@ -141,6 +166,8 @@ def _features(draft: Draft) -> dict[str, str]:
         "bias": ("lm_head.bias" in draft.tensors, "bias of the head"),
         "tables": (draft.own(_EMBEDDING) or draft.own(_HEAD), "embedding or head of the draft's own" if draft.tables else
                    "place for the tables that it holds, unless they are its target's: name the target"),
+        "short": (block and draft.gamma < block.most_drafted, f"drafts of fewer tokens than a block holds ({draft.gamma} of "
+                  f"{block.most_drafted if block else 0})"),
         "unfused": (draft.core == "eagle3" and pair and not pair.fused, "EAGLE-3 without a projection of taps"),
         "tap norms": (pair and pair.tap_norm != "none", "norm of taps"),
         "normed residual": (pair and pair.residual != "feature", "normed residual (norm_before_residual)"),
@@ -204,7 +231,7 @@ def _speculators(draft: Draft) -> Written:
     if not draft.target.name:
         raise draft.fail("speculators' format names the target; name it")
     _check(draft, "speculators'", "eagle3, mtp, block, layers, qwen3, width, reduced, tables, tap norms, "
-           "normed residual, fed back normed, anchor-first, fill-in, head, confidence, dflash2, windows of anchors, "
+           "normed residual, fed back normed, anchor-first, fill-in, short, head, confidence, dflash2, windows of anchors, "
            "open windows" + (", fed back, llama" if draft.core == "eagle3" else ""))  # fmt: skip
     layer = _layer(draft)
     tensors = draft.without_tables()
@@ -307,6 +334,10 @@ def _vllm(draft: Draft) -> Written:
     s = draft.settings
     if draft.core == "mtp":
         raise draft.fail("vLLM reads MTP modules from a target's own checkpoint only, none of dense Qwen3")
+    if not draft.target.num_layers:
+        raise draft.fail(
+            "whether it taps its target's last layer, which vLLM hands over normed, follows from the target; name the target"
+        )
     if draft.target.num_layers - 1 in s.taps:
         raise draft.fail(
             "taps the target's last layer, which vLLM hands over normed and the drafter was trained without; it cannot be "

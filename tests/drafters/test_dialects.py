@@ -521,6 +521,20 @@ def test_biases_of_queries_alone_can_be_written(build: Build, target: Target, tm
     assert not torch.allclose(drafted(drafter, target, tokens), drafted(loaded, target, tokens))
 
 
+def test_a_flag_that_the_tensors_deny_is_told(target: Target, tmp_path: Path) -> None:
+    raw = {**PUBLISHED["EAGLE-3 (NVIDIA)"], "draft_vocab_size": None, "eagle_config": {"use_aux_hidden_state": False}}
+    with pytest.raises(InputError, match=r"use_aux_hidden_state is false, and fc\.weight"):
+        facts(raw, EAGLE_TAPS, target, tmp_path)
+
+
+def test_an_embedding_of_masks_beside_the_weights_is_refused(build: Build, target: Target, tmp_path: Path) -> None:
+    name = "DFlash (z-lab, SpecForge)"
+    folder = publish(build(name), PUBLISHED[name], tmp_path / "checkpoint")
+    (folder / "mask_embedding.pt").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"mask_embedding\.pt: a mask token's own embedding"):
+        load_drafter(str(folder), target)
+
+
 BLOCK_TENSORS = {"fc.weight": (16, 32), "norm.weight": (16,), "layers.0.self_attn.q_norm.weight": (8,)}
 HEADS = {"markov_head.markov_w1.weight": (VOCAB, 4), "confidence_head.proj.weight": (1, 20)}
 DFLASH = {"target_layer_ids": [0, 1], "mask_token_id": MASK}
@@ -576,7 +590,6 @@ def test_what_blocks_declare(changes: Raw, own: Raw, tensors: Raw, expected: Raw
         ({"fc_norm": True}, {"tap_norm": "each"}),
         ({"use_aux_norm": True}, {"tap_norm": "each"}),
         ({"eagle_config": {"norm_before_fc": True}}, {"tap_norm": "joined"}),
-        ({"eagle_config": {"use_aux_hidden_state": False}}, {"fused": False, "taps": (3,)}),
     ],
 )
 def test_what_eagle_declares(changes: Raw, expected: Raw, target: Target, tmp_path: Path) -> None:

@@ -93,6 +93,19 @@ def test_one_answer_hides_neither_what_is_better_in_all_others_nor_what_is_bette
     assert readings[1] not in found.alike
 
 
+@pytest.mark.parametrize(("changes", "more"), [({"order": 1}, 0.5), ({"block": 7}, 9.0)])
+def test_what_is_hardly_more_and_a_longer_block_are_no_better(changes: dict[str, Any], more: float) -> None:
+    """However sure: one token in a hundred is no misread convention, and a block's length hardly shows."""
+    declared = np.full(24, 50.0)
+    readings = [
+        Reading(Variant({}, ()), declared, declared, (0.5,)),
+        Reading(Variant(changes, ("other",)), declared + more, declared, (0.5,)),
+    ]
+    found = Diagnosis("x", {}, 1, np.full(24, 63.0), np.full(24, 3.0), tuple(readings), ())
+    assert found.gain(readings[1])[1] > 0
+    assert found.better is None
+
+
 def test_of_angles_that_cannot_be_told_apart_the_targets_are_taken() -> None:
     """As found: a draft of the target's own base, declared otherwise, drafted a little better with a third."""
     declared = np.full(24, 50.0)
@@ -332,6 +345,10 @@ def reversed_pairs(_: dict[str, Any], tensors: Tensors) -> None:
             tensors[name] = torch.cat(tensors[name].chunk(2, -1)[::-1], -1).contiguous()
 
 
+def reversed_taps(_: dict[str, Any], tensors: Tensors) -> None:
+    tensors["fc.weight"] = torch.cat(tensors["fc.weight"].chunk(3, -1)[::-1], -1).contiguous()
+
+
 def less_one(_: dict[str, Any], tensors: Tensors) -> None:
     for name in [name for name in tensors if name.endswith("norm.weight")]:
         tensors[name] = tensors[name] - 1
@@ -373,6 +390,9 @@ def less_one(_: dict[str, Any], tensors: Tensors) -> None:
         ("speculators_dflash", together(taps(1), said("sample_from_anchor", True)), "taps one lower and layout fill-in"),
         ("speculators_dspark_fill_in", together(taps(1), less_one), "taps one lower and norms × 1 + w"),
         ("zlab_dflash", together(taps(-1), said("rope_theta", 1e6)), "taps one higher and rotary plain, base 10000"),
+        ("eagle3_specforge", reversed_taps, "taps joined in reverse order"),
+        ("specforge_dspark", together(taps(1), said("sample_from_anchor", False, "dflash_config"), said("rope_theta", 1e6)),
+         "taps one lower and layout anchor-first and rotary plain, base 10000"),  # three
     ],
 )  # fmt: skip
 def test_a_convention_that_is_declared_wrong_is_named(name: str, wrong: Any, right: str, tmp_path: Path) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from drafters.checkpoints import load_drafter, publish
-from drafters.conversion import convert, read_target
+from drafters.checkpoints import load_drafter, publish, read_declared
+from drafters.conversion import convert, read_target, write_read
 from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
 from harness.cli.app import app
@@ -71,6 +72,74 @@ def test_what_is_written_computes_the_same(folder: Path, to: str, tmp_path: Path
     assert json.loads((tmp_path / "published" / "config.json").read_text()) == (
         json.loads((tmp_path / "made" / "config.json").read_text())
     )
+
+
+def edited(name: str, folder: Path, **changes: Any) -> Path:
+    """A golden checkpoint that says something else."""
+    shutil.copytree(GOLDEN / name, folder)
+    raw = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+golden = pytest.mark.skipif(not FOLDERS, reason="no golden vectors here")
+
+
+@golden
+def test_taps_in_another_order_are_written_as_engines_join_them(tmp_path: Path) -> None:
+    """Read in reverse order: what is written has its columns where ids that rise put them."""
+    tensors = load_file(GOLDEN / "eagle3_specforge" / "model.safetensors")
+    turned = edited("eagle3_specforge", tmp_path / "turned")
+    parts = tensors["fc.weight"].chunk(3, -1)
+    save_file({**tensors, "fc.weight": torch.cat(parts[::-1], -1).contiguous()}, turned / "model.safetensors")
+    target = read_target(str(GOLDEN / reference(GOLDEN / "eagle3_specforge")["target"]))
+    declared = read_declared(turned, target.facts, "turned")
+    reverse = replace(declared, settings=replace(declared.settings, taps=declared.settings.taps[::-1]))
+    write_read(reverse, str(turned), "vllm", tmp_path / "made", target)
+    made = load_drafter(str(tmp_path / "made"), target_of("target_llama"))
+    check_logits(GOLDEN / "eagle3_specforge", target_of("target_llama"), made)
+
+
+@golden
+def test_tokens_drafted_of_a_longer_block_are_not_lost(tmp_path: Path) -> None:
+    """A block of another length computes something else where its slots see each other."""
+    ways = {"proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 3}], "default_proposal_method": "greedy"}
+    raw = json.loads((GOLDEN / "speculators_dflash" / "config.json").read_text())
+    folder = edited("speculators_dflash", tmp_path / "mine", speculators_config=raw["speculators_config"] | ways)
+    target = read_target(str(GOLDEN / reference(GOLDEN / "speculators_dflash")["target"]))
+    with pytest.raises(InputError, match=r"no drafts of fewer tokens than a block holds \(3 of "):
+        convert(str(folder), "zlab", tmp_path / "zlab", target)
+    convert(str(folder), "vllm", tmp_path / "vllm", target)
+    assert read_declared(tmp_path / "vllm", target.facts, "made").gamma == 3
+
+
+@golden
+@pytest.mark.parametrize("ids", [[1, 3, 5, 8], [0, 3, 5, 7]])
+def test_without_its_target_nobody_knows_what_the_last_layer_is(ids: list[int], tmp_path: Path) -> None:
+    folder = edited("speculators_dflash", tmp_path / "mine", aux_hidden_state_layer_ids=ids)
+    with pytest.raises(InputError, match="follows from the target; name the target"):
+        convert(str(folder), "vllm", tmp_path / "made")
+    target = read_target(str(GOLDEN / reference(GOLDEN / "speculators_dflash")["target"]))
+    if 8 in ids:
+        with pytest.raises(InputError, match="taps the target's last layer"):
+            convert(str(folder), "vllm", tmp_path / "made", target)
+    else:
+        convert(str(folder), "vllm", tmp_path / "made", target)
+
+
+@golden
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_tables_are_not_rounded_to_what_a_draft_is_written_in(kind: torch.dtype, tmp_path: Path) -> None:
+    """A target in float32 whose draft is in 16 bits: its tables are the target's to the bit, or it drafts something else."""
+    name, tensors = "eagle3_specforge", load_file(GOLDEN / "eagle3_specforge" / "model.safetensors")
+    folder = edited(name, tmp_path / "mine")
+    save_file({n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}, folder / "model.safetensors")
+    target = read_target(str(GOLDEN / reference(GOLDEN / name)["target"]))
+    convert(str(folder), "vllm", tmp_path / "made", target)
+    made = load_file(tmp_path / "made" / "model.safetensors")
+    assert torch.equal(made["embed_tokens.weight"], target.tables["embed_tokens.weight"])
+    assert made["fc.weight"].dtype == kind
+    assert json.loads((tmp_path / "made" / "config.json").read_text())["dtype"] == str(kind)[6:]
 
 
 OWN = {"deepspec_gemma4_dspark": "deepspec", "zlab_dflash": "zlab"}
