@@ -12,7 +12,7 @@ from simulator.configuration import Configuration
 from simulator.decision import DRAWS
 from simulator.hardware.profile import Profile
 from simulator.load import Load, SeveralLoads
-from simulator.policies import PolicyKind, PolicySpec
+from simulator.policies import NO_DRAFTER, PolicyKind, PolicySpec
 from simulator.records import Drafting
 from simulator.serving.command import Models, Serving, serve
 from simulator.serving.engine import ServingEngine
@@ -157,6 +157,14 @@ class StudyPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
         super().__post_init__()
 
 
+def _cache_tokens(plan: Plan, run: Configuration) -> int:
+    """Context tokens that fit on a replica beside a drafter."""
+    if plan.kv_capacity_tokens is not None:
+        return plan.kv_capacity_tokens
+    drafts = run.policy != NO_DRAFTER
+    return plan.profile.capacity(run.recording.drafter, run.recording.kind) if drafts else plan.profile.capacity("none")
+
+
 def serving_of(
     plan: Plan, engine: ServingEngine, models: Models, run: Configuration, fields: Mapping[str, Any] | None = None
 ) -> Serving:
@@ -165,5 +173,5 @@ def serving_of(
         engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
         step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
         captured=plan.profile.captured, formats=plan.profile.formats,
-        most_running=plan.most_running, fields=fields,
+        most_running=plan.most_running, fields=fields, cache_tokens=_cache_tokens(plan, run),
     )  # fmt: skip

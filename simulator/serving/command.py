@@ -16,6 +16,9 @@ from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.records import Drafting, Recording
 from simulator.serving.engine import ServingEngine
 
+_LONG = 131_072
+"""Tokens of the longest context that models which are served mostly know."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
@@ -100,6 +103,7 @@ def serve(
     drafting: Drafting,
     captured: int = 0,
     formats: Mapping[str, str] | None = None,
+    cache_tokens: int = 0,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Serving:
@@ -112,6 +116,7 @@ def serve(
         drafting: how drafts were chosen; at temperature 0 it makes no difference.
         captured: tokens of the largest pass that is captured; 0 is whatever the engine does.
         formats: number formats of weights and cache that are not the checkpoint's own.
+        cache_tokens: context tokens that fit on a replica; 0 is as many as any model knows.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
     """
@@ -141,7 +146,8 @@ def serve(
         parts += engine.spelled(speculative)
         notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
     parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
-    for words, said in (_formatted(engine, formats or {}), _captured(engine, captured)):
+    fits = _fitting(engine, cache_tokens)
+    for words, said in (_formatted(engine, formats or {}), _captured(engine, captured), ([], fits)):
         parts, notes = parts + words, notes + said
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
@@ -184,6 +190,16 @@ def _captured(engine: ServingEngine, tokens: int) -> tuple[list[str], list[str]]
         said = f"captured sizes to {tokens:,} tokens, as vLLM has them: {engine.name}'s own are not known here"
         return [], [f"simulated with {said}"]
     return ([f"{engine.flags.captured} {tokens}"] if tokens and tokens != engine.captured else []), []
+
+
+def _fitting(engine: ServingEngine, cache_tokens: int) -> list[str]:
+    """A note where an engine may not start, for want of room for a single request of the model's longest context."""
+    if not engine.flags.context or not 0 < cache_tokens < _LONG:
+        return []
+    return [
+        f"the cache holds about {cache_tokens:,} tokens: for a model that knows longer contexts add {engine.flags.context} "
+        f"of no more, without which {engine.name} does not start"
+    ]
 
 
 def _of_models(models: Models, modelled: str) -> list[str]:

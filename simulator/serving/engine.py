@@ -54,6 +54,8 @@ class Flags:
     """Number format of keys and values; empty where it cannot be set."""
     captured: str = ""
     """Tokens of the largest pass that is captured as a graph; empty where that cannot be set."""
+    context: str = ""
+    """Tokens of the longest context, of an engine that does not start where the cache holds fewer than the model's own."""
     speculative: str = ""
     """The configuration of drafting, as JSON; empty where it is spelled otherwise, see `ServingEngine.spell`."""
 

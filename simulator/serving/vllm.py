@@ -47,6 +47,7 @@ VLLM: Final = ServingEngine(
         replicas="--data-parallel-size",
         weights="--quantization",
         cache="--kv-cache-dtype",
+        context="--max-model-len",
         captured="--max-cudagraph-capture-size",
         speculative="--speculative-config",
     ),

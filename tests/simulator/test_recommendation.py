@@ -87,7 +87,7 @@ def test_a_decision_has_its_command_and_what_is_held() -> None:
     found = decision_of(question(), Made())
     assert (found.run, found.holds) == (str(MTP), Range(2.0, 1.5, 2.5))
     assert "--speculative-config" in found.command
-    assert found.notes[-1] == "a note"
+    assert found.notes[-2] == "a note"
 
 
 def test_caches_averaged_over_another_context_are_told() -> None:
