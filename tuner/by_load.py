@@ -18,8 +18,8 @@ from tuner.trial import Trial
 _BAR = 32
 """Characters of the longest bar."""
 OF_THE_TABLE = (
-    "`tuner show STUDY` has, by load, what is best there alone, with the profile's errors in its interval: other numbers "
-    "than the table's"
+    "`tuner show STUDY` has, by load, what is best there alone, from other draws of the prompts and with the profile's "
+    "errors in its interval: other numbers than the table's, though it be the same configuration"
 )
 """Why the gains of a table are not those that stand beside each load."""
 

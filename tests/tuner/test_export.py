@@ -96,6 +96,7 @@ def test_a_load_without_a_winner_has_no_row_and_leaves_the_table() -> None:
     told = cast("io.StringIO", console.file).getvalue()
     assert "Its command: tuner export" in told
     assert told.index("o row for 256 users") < told.index("Its command")
+    assert "from other draws of the prompts" in " ".join(told.split())
 
 
 def test_no_winner_at_one_load_names_the_way_out_to_the_others() -> None:
