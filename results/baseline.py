@@ -1,4 +1,4 @@
-"""What a run's drafters got of each prompt: two sums a prompt, small enough for a file that lives in git."""
+"""What a run's drafters got of each prompt: a few numbers a prompt, small enough for a file that lives in git."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from results.store.runs import TARGET_FILES, provenance
 from simulator.errors import InputError
 from simulator.records import KeptDrafting, Recording
 
-FORMAT: Final = "specyard baseline 1"
+FORMAT: Final = "specyard baseline 2"
+"""What is written. The first knew no turns."""
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,8 +29,12 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     committed: int
     """Tokens of all rounds, bonus tokens included."""
     rounds: int
+    turns: int | None = None
+    """Turns that have an answer; None in a file of the first format."""
 
     def __post_init__(self) -> None:
+        if self.turns is not None and self.turns < 1:
+            raise ValueError(f"an answer has at least one turn, not {self.turns}")
         if not 0 <= self.rounds <= self.committed:
             raise ValueError(
                 f"a round commits at least one token: {self.committed} tokens in {self.rounds} rounds cannot be"
@@ -108,7 +113,7 @@ class RunKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run as comparisons of accepted length see it."""
 
-    format: Literal["specyard baseline 1"]
+    format: Literal["specyard baseline 1", "specyard baseline 2"]
     key: RunKey
     drafters: dict[str, Declared]
     """By name."""
@@ -143,7 +148,7 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
         con,
         """
         SELECT s.drafter, s.gamma, s.drafting, s.prompt_id, any_value(s.task), any_value(s.domain),
-               coalesce(sum(r.committed), 0)::BIGINT, count(r.round)
+               coalesce(sum(r.committed), 0)::BIGINT, count(r.round), count(DISTINCT s.turn)
         FROM recorded_responses s LEFT JOIN rounds r USING (run_id, drafter, gamma, drafting, prompt_id, turn)
         WHERE s.run_id = $run AND s.gamma > 0 GROUP BY s.drafter, s.gamma, s.drafting, s.prompt_id ORDER BY ALL
         """,
@@ -151,9 +156,9 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
     )
     prompts: dict[str, Prompt] = {}
     sums: dict[Recording, dict[str, Answer]] = {}
-    for drafter, gamma, drafting, prompt, task, domain, committed, rounds in rows.rows():
+    for drafter, gamma, drafting, prompt, task, domain, *sizes in rows.rows():
         prompts[prompt] = Prompt(task, domain, _prompt_hash(run.suite_hash, prompt))
-        sums.setdefault(Recording(drafter, gamma, drafting=drafting), {})[prompt] = Answer(committed, rounds)
+        sums.setdefault(Recording(drafter, gamma, drafting=drafting), {})[prompt] = Answer(*sizes)
     recordings = [
         BaselineRecording(key.drafter, key.gamma, key.drafting, answers)
         for key, answers in sums.items()

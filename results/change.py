@@ -14,7 +14,9 @@ from scipy.stats import t as student_t
 from results.figures.intervals import Floats
 
 Quantity = Literal["accepted length", "speed against none", "throughput"]
-Verdict = Literal["better", "worse", "no clear change", "same", "only in the first", "only in the second", "prompts gone"]
+Verdict = Literal[
+    "better", "worse", "no clear change", "same", "only in the first", "only in the second", "prompts gone", "turns gone"
+]
 
 SURE: Final = 0.05
 """Chance that any verdict of a comparison is wrong where nothing changed (Holm, Scand. J. Statistics 6, 1979)."""
@@ -121,6 +123,8 @@ class Measured:
     """Whether both saw the same prompts, or the same draws."""
     gone: int = 0
     """Prompts of the first that the second has no answer to."""
+    turns_gone: int = 0
+    """Turns of the first that the second has no answer to, of prompts that both answered in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ class Change(Measured):
 
     def regressed(self, tolerance: float) -> bool:
         """Whether it got worse, clearly and by more than a share, or is gone, wholly or in part."""
-        if self.verdict in ("only in the first", "prompts gone"):
+        if self.verdict in ("only in the first", "prompts gone", "turns gone"):
             return True
         return self.verdict == "worse" and self.change is not None and self.change < -tolerance
 
@@ -180,11 +184,11 @@ def _change(measured: Measured, clear: bool) -> Change:
         verdict = "same" if change == 0 else ("better" if change > 0 else "worse") if clear else verdict
     elif measured.second == 0:
         change, verdict = 0.0, "same"
-    if measured.gone and verdict != "only in the first":
-        verdict = "prompts gone"
+    if (measured.gone or measured.turns_gone) and verdict != "only in the first":
+        verdict = "prompts gone" if measured.gone else "turns gone"
     return Change(
         measured.quantity, measured.drafter, measured.gamma, measured.where, measured.first, measured.second, measured.noise,
-        measured.paired, measured.gone, change, low, high, sees, verdict,
+        measured.paired, measured.gone, measured.turns_gone, change, low, high, sees, verdict,
     )  # fmt: skip
 
 

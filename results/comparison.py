@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import numpy as np
 
-from results.baseline import Baseline, BaselineRecording, baseline
+from results.baseline import Answer, Baseline, BaselineRecording, baseline
 from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
 from results.figures.intervals import Floats
@@ -98,8 +98,16 @@ def compare_with_baseline(con: duckdb.DuckDBPyConnection, file: str, before: Bas
     differences = [f"checkpoint of {name} differs" for name in changed]
     if before.key.target.keys() != now.key.target.keys():
         differences.append(_KNOWN_IN_PART)
+    if _knows_no_turns(before) and any((answer.turns or 0) > 1 for one in now.recordings for answer in one.answers.values()):
+        differences.append(
+            f"{file} is of an earlier version and knows no turns: one without an answer now would not be seen"
+        )
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
     return Comparison(file, run_id, tuple(differences), unfit, tuple(judged(compare_sums(before, now))), _about(run))
+
+
+def _knows_no_turns(run: Baseline) -> bool:
+    return all(answer.turns is None for one in run.recordings for answer in one.answers.values())
 
 
 def compare_sums(first: Baseline, second: Baseline) -> list[Measured]:
@@ -186,6 +194,7 @@ class _Task(NamedTuple):
     first: Floats | None
     second: Floats | None
     gone: int
+    turns_gone: int
 
 
 def _lengths_of(pair: _Pair, first: Baseline, second: Baseline) -> list[Measured]:
@@ -205,8 +214,9 @@ def _lengths_of(pair: _Pair, first: Baseline, second: Baseline) -> list[Measured
         other = [t.second for t in both or members if t.second is not None]
         noise = noise_of_ratio(one, other, paired=paired) if both else None
         before, after = mean_of_ratios(one), mean_of_ratios(other)
-        gone = members[0].gone if len(members) == 1 else 0  # a mean does not repeat what its tasks say
-        found.append(Measured("accepted length", pair.label, pair.gamma, where, before, after, noise, paired, gone))
+        alone = members[0] if len(members) == 1 else None  # a mean does not repeat what its tasks say
+        gone = (0, 0) if alone is None else (alone.gone, alone.turns_gone)
+        found.append(Measured("accepted length", pair.label, pair.gamma, where, before, after, noise, paired, *gone))
     return found
 
 
@@ -219,22 +229,32 @@ def _tasks(
     found = []
     for task in sorted(one.keys() | other.keys()):
         old, new = one.get(task, {}), other.get(task, {})
-        gone = 0
+        gone = turns_gone = 0
         if paired and old:  # what is new in a task is left out, what is gone from it is counted
             common = old.keys() & new.keys()
-            gone = len(old) - len(common)
+            gone, turns_gone = len(old) - len(common), sum(_turns_gone(old[p], new[p]) for p in common)
             old, new = ({p: s[p] for p in common} for s in (old, new)) if common else (old, {})
-        arrays = [np.array([side[p] for p in sorted(side)], np.float64) if side else None for side in (old, new)]
-        found.append(_Task(*task, arrays[0], arrays[1], gone))
+        found.append(_Task(*task, _sums(old), _sums(new), gone, turns_gone))
     return found, paired
 
 
-def _by_task(run: Baseline, recorded: BaselineRecording | None) -> dict[tuple[str, str], dict[str, tuple[int, int]]]:
-    """(Task, domain) → hash of the prompt → committed, rounds."""
-    found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+def _turns_gone(old: Answer, new: Answer) -> int:
+    """Turns of a prompt that have no answer any more, as far as both know how many they had."""
+    return 0 if old.turns is None or new.turns is None else max(old.turns - new.turns, 0)
+
+
+def _sums(answers: Mapping[str, Answer]) -> Floats | None:
+    """Committed and rounds, a row a prompt in order of their names; None where there is none."""
+    rows = [(answers[p].committed, answers[p].rounds) for p in sorted(answers)]
+    return np.array(rows, np.float64) if rows else None
+
+
+def _by_task(run: Baseline, recorded: BaselineRecording | None) -> dict[tuple[str, str], dict[str, Answer]]:
+    """(Task, domain) → hash of the prompt → what was got of it."""
+    found: dict[tuple[str, str], dict[str, Answer]] = {}
     for name, answer in ({} if recorded is None else recorded.answers).items():
         prompt = run.prompts[name]
-        found.setdefault((prompt.task, prompt.domain), {})[prompt.hash] = answer.committed, answer.rounds
+        found.setdefault((prompt.task, prompt.domain), {})[prompt.hash] = answer
     return found
 
 
@@ -248,9 +268,7 @@ def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Recording, 
 
 
 def _speeds(first: Mapping[Recording, Any], second: Mapping[Recording, Any], pairs: Sequence[_Pair]) -> list[Measured]:
-    """Independent bootstraps, where both were timed at all."""
-    if not first or not second:
-        return []
+    """Independent bootstraps; what was timed before and is not now is gone."""
     found = []
     for pair in pairs:
         rows = first.get(pair.first), second.get(pair.second)
@@ -282,29 +300,36 @@ def _throughputs(
 ) -> tuple[list[Measured], tuple[str, ...]]:
     """Simulated throughput at equal policy and load, of each run's latest sweep; and why there is none, where those differ.
 
-    The noise is the simulation's own.
+    The noise is the simulation's own. What was simulated before and is not now is gone; what is new is left out.
     """
     sweeps = [sweep_figure.find_sweep(con, [run]) for run in (first, second)]
-    if sweeps[0] is None or sweeps[1] is None:
+    if sweeps[0] is None:
         return [], ()
-    one, other = (sweep_figure.sweep(con, sweep) for sweep in sweeps if sweep is not None)
-    if unlike := [name for name in _SIMULATED_ALIKE if getattr(one.plan, name) != getattr(other.plan, name)]:
+    plans = [None if name is None else sweep_figure.sweep(con, name).plan for name in sweeps]
+    one, other = plans[0], plans[1]
+    assert one is not None
+    if other is not None and (unlike := [n for n in _SIMULATED_ALIKE if getattr(one, n) != getattr(other, n)]):
         told = ", ".join(name.replace("_", " ") for name in unlike)
         return [], (f"simulated throughput is not compared: sweeps {sweeps[0]} and {sweeps[1]} differ in {told}",)
-    both = [sweep_figure.simulated(con, sweep) for sweep in sweeps if sweep is not None]
-    found = []
-    for pair in pairs:
-        if pair.second.drafting not in (one.plan.drafting, "either"):
+    both = [[] if name is None else sweep_figure.simulated(con, name) for name in sweeps]
+    alike = [pair for pair in pairs if {pair.first.drafting, pair.second.drafting} <= {one.drafting, "either"}]
+    return [row for pair in alike for row in _throughputs_of(pair, *both)], ()
+
+
+def _throughputs_of(pair: _Pair, first: Sequence[Simulation], second: Sequence[Simulation]) -> Iterator[Measured]:
+    """A drafter's; beside another drafter, with policies that were simulated of both: some are of one alone."""
+    before, now = _points(first, pair.first), _points(second, pair.second)
+    policies = {policy for policy, _ in (before if pair.first == pair.second else now)}
+    for (policy, load), old in before.items():
+        if old is None or policy not in policies:
             continue
-        before, now = (_points(points, key) for points, key in zip(both, (pair.first, pair.second), strict=True))
-        for policy, load in [point for point in before if point in now]:
-            ends = before[policy, load], now[policy, load]
-            error = math.hypot(*(half / throughput / 1.96 for throughput, half in ends))
+        new, noise = now.get((policy, load)), None
+        if new is not None:
+            error = math.hypot(*(half / throughput / 1.96 for throughput, half in (old, new)))
             noise = None if math.isnan(error) else Noise((error**2,), (_BATCHES + 1,))
-            (old, _), (new, _) = ends
-            where = f"{policy} at {load.label}"
-            found.append(Measured("throughput", pair.label, pair.gamma, where, old, new, noise, False))
-    return found, ()
+        after = None if new is None else new[0]
+        where = f"{policy} at {load.label}"
+        yield Measured("throughput", pair.label, pair.gamma, where, old[0], after, noise, False)
 
 
 def with_prompts(throughputs: Sequence[Measured], lengths: Sequence[Measured]) -> Iterator[Measured]:
@@ -318,12 +343,12 @@ def with_prompts(throughputs: Sequence[Measured], lengths: Sequence[Measured]) -
         yield replace(row, noise=noise)
 
 
-def _points(points: Sequence[Simulation], key: Recording) -> dict[tuple[PolicySpec, Load], tuple[float, float]]:
-    """Throughput of a drafter at its γ, and half of its interval, by policy and load."""
+def _points(points: Sequence[Simulation], key: Recording) -> dict[tuple[PolicySpec, Load], tuple[float, float] | None]:
+    """Throughput of a drafter at its γ, and half of its interval, by policy and load; None where a point failed."""
     return {
-        (point.system.policy, point.load): (point.throughput, point.half_width("throughput"))
+        (point.system.policy, point.load): (point.throughput, point.half_width("throughput")) if point.throughput else None
         for point in points
-        if point.throughput and (point.system.recording.drafter, point.system.recording.gamma) == (key.drafter, key.gamma)
+        if (point.system.recording.drafter, point.system.recording.gamma) == (key.drafter, key.gamma)
     }
 
 

@@ -187,7 +187,9 @@ def _worse(change: Change) -> str:
     if change.verdict == "only in the first":
         return f"{_named(change)} is gone"
     if change.verdict == "prompts gone":
-        return f"{_named(change)}: {counted(change.gone or 0, 'prompt')} gone"
+        return f"{_named(change)}: {counted(change.gone, 'prompt')} gone"
+    if change.verdict == "turns gone":
+        return f"{_named(change)}: {counted(change.turns_gone, 'turn')} gone"
     return f"{_named(change)} {change.change or 0:+.1%}{_interval_of(change)}"
 
 

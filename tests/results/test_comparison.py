@@ -5,9 +5,11 @@ from __future__ import annotations
 import duckdb
 import pytest
 
+from harness.cli.changes import sentences
 from results.change import Change, Measured, Noise, judged
-from results.comparison import OVERALL, Comparison, compare, with_prompts
-from tests.results.database import ACCEPTANCE, LOADS, RUN, add_sweep, recorded
+from results.comparison import OVERALL, Comparison, compare, compare_drafters, with_prompts
+from results.gate import judge
+from tests.results.database import ACCEPTANCE, LOADS, RUN, add_sweep, point, recorded
 
 TWO = {"dspark": 7, "mtp": 1, "none": 0}
 
@@ -96,8 +98,9 @@ def test_simulations_are_compared_at_equal_policy_and_load() -> None:
         "INSERT INTO simulations SELECT * REPLACE ('beef5' AS sweep_id, 'beef' AS run_id, 0.5 * throughput AS throughput)"
         " FROM simulations WHERE drafter = 'mtp'"
     ).fetchall()
-    changes = [c for c in compare(con, RUN, "beef").changes if c.quantity == "throughput"]
-    assert {c.drafter for c in changes} == {"mtp"}
+    found = [c for c in compare(con, RUN, "beef").changes if c.quantity == "throughput"]
+    assert {c.verdict for c in found if c.drafter == "dspark"} == {"only in the first"}
+    changes = [c for c in found if c.drafter == "mtp"]
     assert {c.where for c in changes} == {f"fixed:1 at {users} user{'s' * (users > 1)}" for users in LOADS}
     assert {c.verdict for c in changes} == {"worse"}
     assert changes[0].change == pytest.approx(-0.5)
@@ -107,6 +110,68 @@ def test_simulations_are_compared_at_equal_policy_and_load() -> None:
     other = compare(con, RUN, "beef")
     assert not [c for c in other.changes if c.quantity == "throughput"]
     assert any("output tokens" in told for told in other.differences)
+
+
+def test_a_sweep_or_a_point_of_it_that_is_gone_is_a_regression() -> None:
+    con = both()
+    add_sweep(con)
+    found = compare(con, RUN, "beef")
+    gone = [c for c in found.regressions(0.5) if c.quantity == "throughput"]
+    assert len(gone) == 4 * len(LOADS)  # fixed:1; fixed:7, prefix_scheduler and oracle
+    assert {c.verdict for c in gone} == {"only in the first"}
+    assert compare(con, "beef", RUN).regressions(0.5) == []
+    con.execute("INSERT INTO sweeps SELECT * REPLACE ('beef5' AS sweep_id, 'beef' AS run_id) FROM sweeps").fetchall()
+    con.execute(
+        "INSERT INTO simulations SELECT * REPLACE ('beef5' AS sweep_id, 'beef' AS run_id) FROM simulations"
+        " WHERE NOT (policy = 'fixed:7' AND users = 64)"
+    ).fetchall()
+    [one] = compare(con, RUN, "beef").regressions(0.5)
+    assert (one.drafter, one.where, one.verdict) == ("dspark", "fixed:7 at 64 users", "only in the first")
+
+
+def test_of_two_drafters_a_policy_of_one_alone_is_not_gone_and_a_point_that_failed_is() -> None:
+    con = recorded({"old": 7, "new": 7, "none": 0}, kinds={"old": "eagle3", "new": "eagle3"})
+    add_sweep(con, [
+        point(0, "old", "fixed:7", 8, 900), point(1, "old", "fixed:7", 64, 2000), point(2, "old", "threshold:0.5", 8, 950),
+        point(3, "new", "fixed:7", 8, 900), point(4, "new", "fixed:7", 64, None),
+    ])  # fmt: skip
+    found = [c for c in compare_drafters(con, RUN, "old", "new").changes if c.quantity == "throughput"]
+    assert [(c.where, c.verdict) for c in found] == [
+        ("fixed:7 at 8 users", "same"), ("fixed:7 at 64 users", "only in the first"),
+    ]  # fmt: skip
+
+
+def test_speed_that_is_gone_is_a_regression() -> None:
+    """Of one drafter or of all, or of none, without whose samples there is nothing to compare with."""
+    con = both()
+    con.execute("DELETE FROM speed_samples WHERE run_id = 'beef' AND drafter = 'mtp'").fetchall()
+    assert [(c.drafter, c.quantity) for c in compare(con, RUN, "beef").regressions(0.5)] == [("mtp", "speed against none")]
+    con.execute("DELETE FROM speed_samples WHERE run_id = 'beef' AND drafter = 'none'").fetchall()
+    assert {c.drafter for c in compare(con, RUN, "beef").regressions(0.5)} == {"dspark", "mtp"}
+    con.execute("DELETE FROM speed_samples WHERE run_id = 'beef'").fetchall()
+    gone = compare(con, RUN, "beef").regressions(0.5)
+    assert {(c.drafter, c.quantity, c.verdict) for c in gone} == {
+        (name, "speed against none", "only in the first") for name in ("dspark", "mtp")
+    }
+    assert compare(con, "beef", RUN).regressions(0.5) == []
+
+
+def test_a_turn_that_is_gone_is_a_regression() -> None:
+    con = both()
+    for table in ("responses", "rounds"):
+        con.execute(
+            f"INSERT INTO {table} SELECT * REPLACE (1 AS turn) FROM {table}"
+            " WHERE starts_with(prompt_id, 'gsm8k/')"
+            " AND NOT (run_id = 'beef' AND drafter = 'dspark' AND prompt_id <> 'gsm8k/0')"
+        ).fetchall()
+    found = compare(con, RUN, "beef")
+    [gone] = found.regressions(0.9)
+    assert (gone.drafter, gone.where, gone.verdict, gone.gone, gone.turns_gone) == ("dspark", "gsm8k", "turns gone", 0, 7)
+    assert judge(found, 0.9).outcome == "worse"
+    assert sentences(judge(found, 0.9))[0] == "worse: dspark γ=7 gsm8k accepted length: 7 turns gone"
+    assert compare(con, "beef", RUN).regressions(0.9) == []
+    con.execute("DELETE FROM responses WHERE run_id = 'beef' AND drafter = 'dspark' AND prompt_id = 'gsm8k/1'").fetchall()
+    assert of(compare(con, RUN, "beef"), "dspark", "gsm8k").verdict == "prompts gone"
 
 
 def test_a_throughput_is_no_surer_than_its_prompts() -> None:

@@ -238,6 +238,26 @@ def test_a_baseline_says_what_its_run_says(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["base.json"]
 
 
+def test_a_baseline_of_the_first_format_is_read_and_what_it_cannot_see_is_told(tmp_path: Path) -> None:
+    """It has no turns: none of those is missed, and where there are several that is said."""
+    con = recorded({"dspark": 7, "none": 0}, prompts=6)
+    recorded({"dspark": 7, "none": 0}, con=con, run="beef", prompts=6)
+    file = tmp_path / "base.json"
+    write_baseline(baseline(con, RUN), file)
+    text = file.read_text()
+    file.write_text(text.replace("specyard baseline 2", "specyard baseline 1").replace(', "turns": 1', ""))
+    before = read_baseline(file)
+    assert {answer.turns for answer in before.recordings[0].answers.values()} == {None}
+    found = compare_with_baseline(con, "base.json", before, "beef")
+    assert (judge(found, 0.02).outcome, found.differences) == ("pass", ())
+    con.execute("INSERT INTO responses SELECT * REPLACE (1 AS turn) FROM responses WHERE prompt_id = 'gsm8k/0'").fetchall()
+    [told] = compare_with_baseline(con, "base.json", before, "beef").differences
+    assert told.startswith("base.json is of an earlier version and knows no turns")
+    file.write_text(text.replace('"turns": 1', '"turns": 0', 1))
+    with pytest.raises(InputError, match="at least one turn"):
+        read_baseline(file)
+
+
 def test_a_baseline_is_stable_and_changes_by_the_line(tmp_path: Path) -> None:
     con = recorded({"dspark": 7, "none": 0})
     made = baseline(con, RUN)
@@ -319,7 +339,7 @@ def test_nothing_in_common_is_no_comparison() -> None:
         (lambda text: text[: len(text) // 2], "is damaged, or no JSON"),
         (lambda text: "", "is damaged, or no JSON"),
         (lambda text: text.replace('"seed"', '"sead"'), "sead"),
-        (lambda text: text.replace("specyard baseline 1", "specyard baseline 2"), "is no baseline of this version"),
+        (lambda text: text.replace("specyard baseline 2", "specyard baseline 3"), "is no baseline of this version"),
         (lambda text: text.replace('"rounds": 30', '"rounds": -30'), "cannot|commits"),
         (lambda text: text.replace('  "gsm8k/0": {"task"', '  "gsm8k/x": {"task"'), "none of the prompts"),
         (lambda text: text.replace('"gamma": 7', '"gamma": 0'), "at least 1"),
