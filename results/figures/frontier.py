@@ -56,32 +56,39 @@ def _table(view: View) -> Table:
         half = "" if math.isnan(c.half_width) else f" ± {c.half_width:,.0f}"
         cells = [
             Cell(view.name(c.system), view.name(c.system)),
-            Cell(f"{'≥ ' if c.how == 'highest' and view.slas else ''}{c.throughput:,.0f}{half}", round(c.throughput, 2)),
+            Cell(f"{'≥ ' if view.slas else ''}{c.throughput:,.0f}{half}", round(c.throughput, 2)),
             *(_gain(c, base) for base in bases.values()),
             Cell(near.load.label, near.load.size),
+            *([_broken(c)] if view.slas else []),
             *(_figure(near, name, form) for name, form in _COLUMNS.items()),
             Cell.of(near.wasted, ".0%", 4),
         ]
         rows.append((cells, False))
+    heads = [("system", ""), ("tok/s/GPU", view.bounds), ("gain", "over MTP-1"), ("gain", "over none"), ("load", "")]
+    heads += [("broken at", "tok/s/GPU there")] if view.slas else []
+    return Table(
+        [*heads, ("mean tok/s", "of a user"), ("τ", ""), ("budget", ""), ("wasted", "of verified")], [rows], _caption(view)
+    )
+
+
+def _caption(view: View) -> str:
+    """What the table's figures are, and where other loads might change them."""
+    if not view.slas:
+        return "At the highest load that all were simulated at."
     able = {c.system for c in view.capacities}
     never = [view.name(s) for s in sweep_figure.systems(view.points, bounds=False) if s not in able]
     caption = (
-        f"Throughput where {view.bounds} is just kept, between two loads; ≥ where it is kept at the highest load simulated. "
-        "The columns to the right are of the last load that keeps it."
-        if view.slas
-        else "At the highest load that all were simulated at."
+        f"≥: the most throughput of the loads simulated that keep {view.bounds}, ± that load's own noise. Beside it is the "
+        "next load that breaks it: where that delivers much more, loads between may too. Gains compare what was simulated."
     )
-    caption += f" Never within the bounds: {', '.join(never)}." if never and view.slas else ""
-    heads = [
-        ("system", ""),
-        ("tok/s/GPU", view.bounds),
-        ("gain", "over MTP-1"),
-        ("gain", "over none"),
-        ("kept up to" if view.slas else "load", ""),
-    ]
-    return Table(
-        [*heads, ("mean tok/s", "of a user"), ("τ", ""), ("budget", ""), ("wasted", "of verified")], [rows], caption
-    )
+    return caption + (f" Within the bounds at no load simulated: {', '.join(never)}." if never else "")
+
+
+def _broken(c: Capacity) -> Cell:
+    """The next load that breaks a bound, and the throughput there."""
+    if c.broken is None:
+        return Cell("–")
+    return Cell(f"{c.broken.load.label} ({c.broken.throughput:,.0f})", c.broken.load.size)
 
 
 _COLUMNS: Final = {"tps": ",.1f", "tau": ".2f", "budget": ".2f"}

@@ -27,6 +27,9 @@ from simulator.sla import MEASURES, Promise, Sla, promises
 
 PAPER_LABEL: Final = "DeepSeek-V4 in production, in the paper"
 
+WIDE: Final = 0.1
+"""How much more throughput, a share, at the next load that breaks a bound leaves open what loads between would deliver."""
+
 _HALVES: Final = ("throughput", "tps", "tau", "budget")
 PERCENT: Final = (5, 50, 90, 95, 99)
 _QUANTILES: Final = [f"p{q}_{measure}" for measure in (*MEASURES, "burst") for q in PERCENT]
@@ -43,18 +46,31 @@ class Sweep(Origin):
 
 
 class Capacity(NamedTuple):
-    """The most a system delivers within the bounds."""
+    """The most that a system was simulated to deliver within the bounds: a lower bound of what it can."""
 
     system: System
     throughput: float
     """Output tokens per second and GPU."""
     half_width: float
     """Half the width of throughput's 95 % interval, the simulation's noise alone; nan if too short to tell."""
-    how: Literal["crossing", "highest", "reference"]
-    """Where: between two loads, where a bound is just kept; the highest load simulated, which keeps them all; or, without
-    bounds, the reference load."""
+    how: Literal["kept", "highest", "reference"]
+    """Where: a load that keeps the bounds; one that does and is the highest simulated; or, without bounds, the reference
+    load."""
     near: Simulation
-    """The last point that keeps the bounds."""
+    """That point."""
+    broken: Simulation | None = None
+    """The next higher load that breaks a bound; None where none was simulated."""
+
+    @property
+    def may_be(self) -> float | None:
+        """What it may deliver at loads between, where that is much more: the throughput at the load that breaks a bound."""
+        there = self.throughput if self.broken is None else self.broken.throughput or 0.0
+        return there if there > (1 + WIDE) * self.throughput else None
+
+    @property
+    def between(self) -> str:
+        """The loads between which it was not simulated, in words; empty where that leaves nothing open."""
+        return "" if self.may_be is None or self.broken is None else f"{self.near.load.label} and {self.broken.load.label}"
 
 
 def find_sweep(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> str | None:
@@ -143,9 +159,9 @@ def main_kind(points: Sequence[Simulation]) -> LoadKind:
 def capacities(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[Capacity]:
     """What every system that an engine can be delivers within the bounds, the most first, without those that never do.
 
-    Where a bound is kept at one load and broken at the next, throughput is read off the line between the two, drawn in the
-    logarithms of throughput and of a mean, or in the share of requests that keep it. Without bounds every system is read at
-    the highest load that all have and one keeps up with. Where ever more requests wait, nothing is delivered that lasts.
+    It is the most throughput of all loads simulated that keep every bound: between two loads nobody knows where a bound
+    breaks. Without bounds every system is read at the highest load that all have and one keeps up with. Where ever more
+    requests wait, nothing is delivered that lasts.
     """
     main, found = main_kind(points), []
     points = [point for point in points if point.load_kind == main]
@@ -157,9 +173,7 @@ def capacities(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[Capaci
             there = [row for row in rows if row.load.size == reference and row.keeps_up is not False]
             one = _at(system, there[0], "reference") if there else None
         else:
-            within = [_within(system, rows, promise) for promise in promises(slas)]
-            able_at = [c for c in within if c is not None]
-            one = min(able_at, key=lambda c: c.throughput) if len(able_at) == len(within) else None
+            one = _within(system, rows, promises(slas))
         if one is not None:
             found.append(one)
     return sorted(found, key=lambda c: -c.throughput)
@@ -197,7 +211,7 @@ def baseline(found: Sequence[Capacity], kind: str) -> Capacity | None:
 
 
 def gain(over: Capacity, under: Capacity) -> tuple[float, float]:
-    """How much more one delivers than the other, as a share, and half of its 95 % interval; nan if unknown."""
+    """How much more one was simulated to deliver, as a share, and half of its 95 % interval; nan if unknown."""
     ratio = over.throughput / under.throughput
     return ratio - 1, ratio * math.hypot(over.half_width / over.throughput, under.half_width / under.throughput)
 
@@ -219,32 +233,18 @@ def _repeats(system: System, every: Sequence[System]) -> bool:
     return k is not None and k > gamma and System(system.recording, PolicySpec.fixed(gamma)) in every
 
 
-def _within(system: System, rows: Sequence[Simulation], promise: Promise) -> Capacity | None:
-    """The most throughput with a promise kept; None if it never is."""
-    good = [bool(kept(promise, row)) for row in rows]
+def _within(system: System, rows: Sequence[Simulation], asked: Sequence[Promise]) -> Capacity | None:
+    """The most throughput of the loads that keep every promise; None if none does."""
+    good = [all(kept(promise, row) for promise in asked) for row in rows]
     if not any(good):
         return None
-    last = max(range(len(rows)), key=lambda i: good[i] * (1 + (rows[i].load.size or 0)))
-    after = last + 1
-    if after >= len(rows):
-        return _at(system, rows[last], "highest")
-    left, right = attained(promise, rows[last]), attained(promise, rows[after])
-    assert left is not None
-    if right is None or left == right or rows[after].keeps_up is False:  # between them nobody knows where
-        return _at(system, rows[last], "crossing")
-    if promise.share is None:
-        weight = (math.log(left) - math.log(promise.slas[0].bound)) / (math.log(left) - math.log(right))
-    else:
-        weight = (left - promise.share) / (left - right)
-    low, high = rows[last].throughput, rows[after].throughput
-    assert low is not None
-    assert high is not None
-    throughput = math.exp((1 - weight) * math.log(low) + weight * math.log(high))
-    half = max(rows[last].half_width("throughput") / low, rows[after].half_width("throughput") / high) * throughput
-    return Capacity(system, throughput, half, "crossing", rows[last])
+    best = max((i for i, keeps in enumerate(good) if keeps), key=lambda i: rows[i].throughput or 0.0)
+    above = [row for row, keeps in list(zip(rows, good, strict=True))[best + 1 :] if not keeps and row.load.size is not None]
+    one = _at(system, rows[best], "highest" if best == len(rows) - 1 else "kept")
+    return one._replace(broken=above[0] if above else None)
 
 
-def _at(system: System, row: Simulation, how: Literal["crossing", "highest", "reference"]) -> Capacity:
+def _at(system: System, row: Simulation, how: Literal["kept", "highest", "reference"]) -> Capacity:
     return Capacity(system, row.throughput or 0.0, row.half_width("throughput"), how, row)
 
 

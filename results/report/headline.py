@@ -176,7 +176,7 @@ def from_sweep(view: View) -> Headline | None:
     best = view.capacities[0]
     bases = {kind: sweep.baseline(view.capacities, kind) for kind in ("mtp", "none")}
     where = f", with {view.promises}," if view.slas else f" at {_load(best)},"
-    much = f"{_amount(best)} at {_load(best)}" if best.how == "highest" else _amount(best)
+    much = f"{_amount(best)} at {_load(best)}" if view.slas else _amount(best)
     gains, unclear, missing = [], [], []
     for name, base in (("MTP-1", bases["mtp"]), ("no speculation", bases["none"])):
         if base is None:
@@ -186,7 +186,7 @@ def from_sweep(view: View) -> Headline | None:
         value, half = sweep.gain(best, base)
         interval = "interval unknown" if math.isnan(half) else f"95 % {value - half:+.1%} to {value + half:+.1%}"
         gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; {name} delivers {base.throughput:,.0f}"))
-        unclear += [] if value > half else [name]
+        unclear += [] if value > half and not _may_pass(base, best) else [name]
     doubt = f", which is not clearly more than {listed(unclear)}" if unclear else ""
     headline = f"On {view.sweep.profile.name}{where} run {view.name(best.system)}: {much}{doubt}."
     facts = [
@@ -194,6 +194,7 @@ def from_sweep(view: View) -> Headline | None:
     ]
     remarks = [
         *_runner_up(view),
+        *_between(view),
         "Intervals are the simulation's own noise; what another day's traffic would do is not in them.",
     ]
     if missing:
@@ -208,8 +209,27 @@ def from_sweep(view: View) -> Headline | None:
 
 def _amount(capacity: Capacity) -> str:
     half = "" if math.isnan(capacity.half_width) else f" ± {capacity.half_width:,.0f}"
-    more = "at least " if capacity.how == "highest" else "" if capacity.how == "reference" else "up to "
+    more = "" if capacity.how == "reference" else "at least "
     return f"{more}{capacity.throughput:,.0f}{half} tokens/s/GPU"
+
+
+def _may_pass(other: Capacity, best: Capacity) -> bool:
+    """Whether at loads that were not simulated another may deliver more than the best was simulated to."""
+    return (other.may_be or 0.0) > best.throughput
+
+
+def _between(view: View) -> list[str]:
+    """What loads that were not simulated leave open: more of the best, or another that is better."""
+    best, *others = view.capacities
+    found = []
+    if best.between:
+        found.append(f"There may be more of it between {best.between}, where a bound breaks.")
+    passing = [f"{view.name(c.system)} between {c.between}" for c in others if _may_pass(c, best)]
+    if passing:
+        more = f" and {len(passing) - 3} more" if len(passing) > 3 else ""
+        told = ", ".join(passing[:3]) if more else listed(passing)
+        found.append(f"Another may deliver more at loads that were not simulated: {told}{more}; simulate them to tell.")
+    return found
 
 
 def _load(capacity: Capacity) -> str:
@@ -270,6 +290,7 @@ def _runner_up(view: View) -> list[str]:
         return []
     value, half = sweep.gain(view.capacities[0], others[0])
     clear = ", within the interval: take whichever is easier to run" if not value > half else ""
+    clear = clear or (", of what was simulated" if _may_pass(others[0], view.capacities[0]) else "")
     return [f"The best of another drafter is {view.name(others[0].system)}: this delivers {value:.1%} more{clear}."]
 
 

@@ -50,34 +50,50 @@ def swept(points: list[dict[str, object]], kinds: Mapping[str, str] | None = Non
     return sweep_figure.sweep(con, "5eed"), sweep_figure.simulated(con, "5eed")
 
 
-def test_a_bound_is_read_off_the_line_between_the_last_kept_and_the_first_broken() -> None:
-    # tps 100 and 25 at 10 and 80 users: a bound of 50 is half way in logarithms, so throughput is √(1000 · 2000).
+def test_within_a_bound_is_what_was_simulated_at_a_load_that_keeps_it() -> None:
+    """Where between two loads it breaks nobody knows: that load's throughput and noise, and what breaks it beside."""
     _, points = swept([point(0, "dspark", "fixed:7", 10, 1000), point(1, "dspark", "fixed:7", 80, 2000)])
     [capacity] = capacities(points, [TPS50])
     assert capacity.system == System(Recording("dspark", 7), PolicySpec.fixed(7))
-    assert capacity.how == "crossing"
-    assert capacity.throughput == pytest.approx(math.sqrt(1000 * 2000))
-    assert capacity.half_width == pytest.approx(capacity.throughput / 100)
+    assert (capacity.how, capacity.throughput, capacity.half_width) == ("kept", 1000, 10)
     assert capacity.near.load.size == 10
+    assert (capacity.may_be, capacity.between) == (2000, "10 users and 80 users")
     [at_most] = capacities(points, [Sla.parse("mean_tps>=20")])
-    assert (at_most.how, at_most.throughput) == ("highest", 2000)
+    assert (at_most.how, at_most.throughput, at_most.may_be, at_most.between) == ("highest", 2000, None, "")
     assert capacities(points, [Sla.parse("mean_tps>=101")]) == []
-    # Of several bounds the tightest counts, and one that is never kept rules all out.
+    # Of several bounds all count at one load, and one that is never kept rules all out.
     both = capacities(points, [Sla.parse("mean_tps>=20"), TPS50])
-    assert both[0].throughput == pytest.approx(math.sqrt(1000 * 2000))
+    assert both[0].throughput == 1000
     assert capacities(points, [TPS50, Sla.parse("mean_ttft<=1ms")]) == []
 
 
-def test_a_promise_to_a_share_is_read_off_the_shares() -> None:
-    """By hand: 99 % and 90 % keep it, and 95 % lie four ninths of the way: 1000 · 2^(4/9)."""
+def test_loads_that_are_close_by_leave_nothing_open() -> None:
+    """5 % more at the load that breaks it: that is the bracket."""
+    _, points = swept([point(0, "dspark", "fixed:7", 19, 1000), point(1, "dspark", "fixed:7", 22, 1050)])
+    [capacity] = capacities(points, [TPS50])
+    assert capacity.broken is not None
+    assert (capacity.broken.load.size, capacity.may_be, capacity.between) == (22, None, "")
+
+
+def test_the_most_within_a_bound_may_be_at_a_lower_load() -> None:
+    """At 16 users, less than at 8 and still kept: what is told is the most, not the highest load."""
+    _, points = swept([point(i, "dspark", "fixed:7", n, t) for i, (n, t) in enumerate({8: 1000, 16: 900, 80: 2000}.items())])
+    [capacity] = capacities(points, [TPS50])
+    assert (capacity.throughput, capacity.near.load.size, capacity.how) == (1000, 8, "kept")
+    assert capacity.broken is not None
+    assert capacity.broken.load.size == 80
+
+
+def test_where_a_share_breaks_between_loads_does_not_rank_drafters() -> None:
+    """Shares of 1 and 0 say nothing of where between the loads it breaks: the one simulated to deliver more leads."""
+    whole, none = ({"attained": {"tps>=50": share}} for share in (1.0, 0.0))
     _, points = swept([
-        point(0, "dspark", "fixed:7", 10, 1000, attained={"tps>=50": 0.99}),
-        point(1, "dspark", "fixed:7", 80, 2000, attained={"tps>=50": 0.90}),
+        point(0, "dspark", "fixed:7", 32, 9000, **whole), point(1, "dspark", "fixed:7", 256, 90_000, **none),
+        point(2, "mtp", "fixed:1", 32, 9800, **whole), point(3, "mtp", "fixed:1", 256, 12_000, **none),
     ])  # fmt: skip
-    [capacity] = capacities(points, [Sla.parse("tps>=50")])
-    assert (capacity.how, capacity.near.load.size) == ("crossing", 10)
-    assert capacity.throughput == pytest.approx(1000 * 2 ** (4 / 9))
-    assert capacities(points, [Sla.parse("tps>=50@99.5%")]) == []
+    found = capacities(points, [Sla.parse("tps>=50")])
+    assert [(c.system.recording.drafter, c.throughput) for c in found] == [("mtp", 9800), ("dspark", 9000)]
+    assert [c.may_be for c in found] == [12_000, 90_000]
 
 
 def test_without_bounds_all_are_read_at_the_highest_load_that_all_have() -> None:
@@ -107,7 +123,7 @@ def test_where_the_queue_grows_nothing_is_delivered() -> None:
         point(2, "none", "none", 10, 900, **shares, **OVERLOAD), point(3, "none", "none", 80, 900, **shares, **OVERLOAD),
     ])  # fmt: skip
     [capacity] = capacities(points, [Sla.parse("tps>=50")])
-    assert (capacity.throughput, capacity.near.load.size, capacity.how) == (1000, 10, "crossing")
+    assert (capacity.throughput, capacity.near.load.size, capacity.how) == (1000, 10, "kept")
     [plain] = capacities(points, [])
     assert (plain.throughput, plain.near.load.size) == (1000, 10)
     assert [point.kept for point in points].count(True) <= 1
