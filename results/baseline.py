@@ -15,7 +15,7 @@ import msgspec
 
 from results.store.commands import DEFAULT_OUT, typed
 from results.store.queries import query
-from results.store.runs import TARGET_FILES, provenance
+from results.store.runs import TARGET_FILES, Provenance, provenance
 from simulator.errors import InputError
 from simulator.records import KeptDrafting, Recording
 
@@ -143,7 +143,6 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
     Raises LookupError for an unknown run, and InputError for one without a round of any drafter.
     """
     run = provenance(con, run_id)
-    plan = json.loads(query(con, "SELECT plan FROM runs WHERE run_id = $run", run_id).item())
     rows = query(
         con,
         """
@@ -166,16 +165,19 @@ def baseline(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline:
     ]
     if not recordings:
         raise InputError(f"run {run_id}: has no rounds of any drafter, so there is nothing to compare")
-    target = dict(run.target_files) if "hash" in run.target_files else dict(run.target_files) | {"source": run.target}
     return Baseline(
-        FORMAT,
-        RunKey(
-            run.suite, run.suite_hash, target, dict(run.sampling), run.seed,
-            plan.get("mode", run.prompt_source), plan.get("responses_hash"),
-        ),
-        {d.name: Declared(d.kind, d.checkpoint_hash) for d in run.drafters if d.gamma},
-        prompts,
-        tuple(recordings),
+        FORMAT, run_key(con, run), {d.name: Declared(d.kind, d.checkpoint_hash) for d in run.drafters if d.gamma},
+        prompts, tuple(recordings),
+    )  # fmt: skip
+
+
+def run_key(con: duckdb.DuckDBPyConnection, run: Provenance) -> RunKey:
+    """Everything that shapes a run's prompts and answers."""
+    plan = json.loads(query(con, "SELECT plan FROM runs WHERE run_id = $run", run.run_id).item())
+    target = dict(run.target_files) if "hash" in run.target_files else dict(run.target_files) | {"source": run.target}
+    return RunKey(
+        run.suite, run.suite_hash, target, dict(run.sampling), run.seed,
+        plan.get("mode", run.prompt_source), plan.get("responses_hash"),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from results.baseline import run_key
 from results.figures import (
     acceptance,
     accepted_length,
@@ -150,7 +151,7 @@ def compose(
     about = next((run for run in runs if draft.made is not None and run.run_id == draft.made.run_id), first)
     answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)
     return Report(
-        notes.title(about, draft.made, len(runs)), notes.subtitle(first), answer, draft.notices, draft.sections,
+        notes.title(about, draft.made, runs), notes.subtitle(runs), answer, draft.notices, draft.sections,
         [*draft.provenance, ("how", notes.of_method(served=draft.served))],
     )  # fmt: skip
 
@@ -166,6 +167,9 @@ class _Draft:
         self.notices: list[str] = []
         for run in runs:
             self.notices += notes.notices(run, missing_responses(con, run.run_id), several=several)
+        keys = [run_key(con, run) for run in runs]
+        for run, key in zip(runs[1:], keys[1:], strict=True):
+            self.notices += notes.unlike(runs[0], run, keys[0].differences(key))
         lost = {run.run_id: acceptance.lost_in_words(acceptance.lost(con, run.run_id)) for run in runs}
         self.lost = [f"{name}: {told}." for own in lost.values() for name, told in own.items()]
         """What drafters' vocabularies lack, in sentences."""

@@ -52,23 +52,31 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
 """What words of a report mean."""
 
 
-def title(run: Provenance, made: Sweep | Study | None, runs: int) -> str:
+def title(run: Provenance, made: Sweep | Study | None, runs: Sequence[Provenance]) -> str:
     """The question that a report answers: of which model, on which hardware, under which traffic, when.
 
-    `made` is what its answer is of, from the run `run`; None where that is what was recorded.
+    `made` is what its answer is of, from the run `run`; None where that is what was recorded. `runs` are all of a report's:
+    of several suites, or of several models where that was recorded, each is named.
     """
-    model = _model_name(run.target)
+    every = [run, *runs]
     when = run.created_at if made is None else made.created_at
-    suite = f"{run.suite} v{run.suite_version}{_origin(run)}"
+    suites = _each([f"{one.suite} v{one.suite_version}{_origin(one)}" for one in every])
     if made is None:
-        hardware = run.host.get("gpu") or run.host.get("cpu")
-        asked = f"Which drafter for {model or 'any model'}{f' on {hardware}' if hardware else ''}?"
+        model = _each([_model_name(one.target) or "any model" for one in every])
+        hardware = _each([str(one.host.get("gpu") or one.host.get("cpu") or "") for one in every])
+        asked = f"Which drafter for {model}{f' on {hardware}' if hardware else ''}?"
     else:
-        model = model or _model_name(made.profile.model)
+        model = _model_name(run.target) or _model_name(made.profile.model)
         gpus, replicas = made.profile.gpus, made.plan.replicas
         shared = f", {layout_of(gpus, replicas)}" if gpus * replicas > 1 else ""
         asked = f"What to run for {model} on {made.profile.name}{shared}{',' if shared else ''} under {_traffic(made)}?"
-    return " · ".join([asked, suite, f"{when:%Y-%m-%d}", *([f"{runs} runs"] if runs > 1 else [])])
+    return " · ".join([asked, suites, f"{when:%Y-%m-%d}", *([f"{len(runs)} runs"] if len(runs) > 1 else [])])
+
+
+def _each(values: Sequence[str]) -> str:
+    """Every value once, in order; of more than three the first ones."""
+    found = [value for value in dict.fromkeys(values) if value]
+    return " / ".join([*found[:3], *(["…"] if len(found) > 3 else [])])
 
 
 def _origin(run: Provenance) -> str:
@@ -96,13 +104,30 @@ def _spanned(first: str, last: str) -> str:
     return f"{number if unit and last.partition(' ')[2].startswith(unit) else first} to {last}"
 
 
-def subtitle(run: Provenance) -> str:
-    """What a run is, in a line."""
+def subtitle(runs: Sequence[Provenance]) -> str:
+    """What runs are, in a line; where they differ, each one's in turn."""
+    facts = zip(*map(_of_one, runs), strict=True)
+    return " · ".join(_each([value or "temperature unknown" for value in values]) for values in facts if any(values))
+
+
+def _of_one(run: Provenance) -> list[str]:
+    """What a run is, always as many facts; a temperature that it does not know is empty."""
     source = PROMPT_SOURCES.get(run.prompt_source, f"prompts: {run.prompt_source}")
-    facts = [f"pair {run.pair}", source, counted(run.prompts, "prompt"), counted(run.responses, "response")]
-    if "temperature" in run.sampling:
-        facts.append(f"temperature {run.sampling['temperature']:g}")
-    return " · ".join([*facts, f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC"])
+    heat = f"temperature {run.sampling['temperature']:g}" if "temperature" in run.sampling else ""
+    return [
+        f"pair {run.pair}", source, counted(run.prompts, "prompt"), counted(run.responses, "response"), heat,
+        f"seed {run.seed}", f"run {run.run_id}", f"{run.created_at:%Y-%m-%d %H:%M} UTC",
+    ]  # fmt: skip
+
+
+def unlike(first: Provenance, other: Provenance, differences: Sequence[str]) -> list[str]:
+    """Warns of runs that are shown side by side and were not asked the same, or not in the same way."""
+    if not differences:
+        return []
+    return [
+        f"Runs {first.run_id} and {other.run_id} are shown side by side and differ in {listed(differences)}: what differs "
+        "in their figures may come of that, not of the drafters."
+    ]
 
 
 def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) -> list[str]:

@@ -519,6 +519,28 @@ def test_several_runs_are_shown_side_by_side() -> None:
     assert f"Most tokens per round: dspark γ=7 ({RUN}) in math" in page.text
 
 
+def test_runs_that_were_not_asked_the_same_are_told_to_differ() -> None:
+    """In a notice on top; title and subtitle have each one's suite, temperature and seed, or none that differs."""
+    con = recorded({"dspark": 7, "none": 0})
+    recorded({"dspark": 7, "none": 0}, con=con, run="beef")
+    alike = compose.compose(con, [RUN, "beef"])
+    assert not any("side by side" in notice for notice in alike.notices)
+    assert "temperature 1 · seed 0 · " in alike.subtitle
+    con.execute(
+        """UPDATE runs SET seed = 7, suite = 'other', sampling = '{"temperature": 0.5}' WHERE run_id = 'beef'"""
+    ).fetchall()
+    report = compose.compose(con, [RUN, "beef"])
+    [told] = [notice for notice in report.notices if "side by side" in notice]
+    assert f"Runs {RUN} and beef are shown side by side and differ in suite (math_code_chat → other), seed (0 → 7)" in told
+    assert "temperature (1.0 → 0.5): what differs" in told
+    assert told in Page(compose.page(report)).text
+    assert "temperature 1 / temperature 0.5 · seed 0 / seed 7 · " in report.subtitle
+    assert f"run {RUN} / run beef" in report.subtitle
+    assert "math_code_chat v1 / other v1" in report.title
+    con.execute("UPDATE runs SET sampling = '{}' WHERE run_id = 'beef'").fetchall()
+    assert "temperature 1 / temperature unknown" in compose.compose(con, [RUN, "beef"]).subtitle
+
+
 def test_published_values_step_back_beside_another_model() -> None:
     con = everything()
 
