@@ -15,7 +15,15 @@ from results.figures.intervals import Floats
 
 Quantity = Literal["accepted length", "speed against none", "throughput"]
 Verdict = Literal[
-    "better", "worse", "no clear change", "same", "only in the first", "only in the second", "prompts gone", "turns gone"
+    "better",
+    "worse",
+    "no clear change",
+    "same",
+    "only in the first",
+    "only in the second",
+    "prompts gone",
+    "turns gone",
+    "not judged",
 ]
 
 SURE: Final = 0.05
@@ -125,6 +133,8 @@ class Measured:
     """Prompts of the first that the second has no answer to."""
     turns_gone: int = 0
     """Turns of the first that the second has no answer to, of prompts that both answered in part."""
+    judged: bool = True
+    """Whether it may have a verdict; else it is shown, with its interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +171,12 @@ def judged(found: Sequence[Measured]) -> list[Change]:
 
 def can_be_judged(measured: Measured) -> bool:
     """Whether it takes part in Holm's procedure."""
-    return bool(measured.first and measured.second) and measured.noise is not None
+    return measured.judged and bool(measured.first and measured.second) and measured.noise is not None
 
 
 def _chance(measured: Measured) -> float | None:
     """Two-sided p-value of no change; None where it cannot be told."""
-    if not measured.first or not measured.second or measured.noise is None:
+    if not can_be_judged(measured) or not measured.first or not measured.second or measured.noise is None:
         return None
     return measured.noise.chance(math.log(measured.second / measured.first))
 
@@ -182,13 +192,14 @@ def _change(measured: Measured, clear: bool) -> Change:
             low, high = ((1 + change) * math.exp(sign * measured.noise.half_width) - 1 for sign in (-1, 1))
             sees = measured.noise.sees
         verdict = "same" if change == 0 else ("better" if change > 0 else "worse") if clear else verdict
+        verdict = verdict if measured.judged or change == 0 else "not judged"
     elif measured.second == 0:
         change, verdict = 0.0, "same"
     if (measured.gone or measured.turns_gone) and verdict != "only in the first":
         verdict = "prompts gone" if measured.gone else "turns gone"
     return Change(
         measured.quantity, measured.drafter, measured.gamma, measured.where, measured.first, measured.second, measured.noise,
-        measured.paired, measured.gone, measured.turns_gone, change, low, high, sees, verdict,
+        measured.paired, measured.gone, measured.turns_gone, measured.judged, change, low, high, sees, verdict,
     )  # fmt: skip
 
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import duckdb
 import numpy as np
+import polars as pl
 
 from results.baseline import Answer, Baseline, BaselineRecording, baseline
 from results.change import Change, Measured, Noise, judged, mean_of_ratios, noise_of_ratio
 from results.figures import sweep as sweep_figure
 from results.figures.intervals import Floats
-from results.figures.speed import speed
+from results.figures.speed import paired_cells
 from results.figures.style import in_order
+from results.speed_change import speed_change
 from results.store.runs import TARGET_FILES, Provenance, provenance
 from results.store.simulations import Simulation
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import PolicySpec
-from simulator.records import NO_RECORDING, Recording
+from simulator.records import Recording
 
 _BATCHES: Final = 38
 """Degrees of freedom of the noise of two simulations, 20 batches each."""
@@ -71,11 +73,12 @@ def compare(con: duckdb.DuckDBPyConnection, first: str, second: str) -> Comparis
     """
     runs, sums = (provenance(con, first), provenance(con, second)), (baseline(con, first), baseline(con, second))
     pairs = _same_drafters(*sums)
-    speeds = _speed_rows(con, first), _speed_rows(con, second)
+    speeds = _timed(con, first), _timed(con, second)
+    same_suite = sums[0].key.suite_hash == sums[1].key.suite_hash
     lengths, (throughputs, unlike) = _lengths(*sums, pairs), _throughputs(con, first, second, pairs)
     found = [
         *lengths,
-        *_speeds(*speeds, _pairs([*speeds[0], *speeds[1]])),
+        *_speeds(*speeds, _pairs([*speeds[0], *speeds[1]]), same_suite=same_suite),
         *with_prompts(throughputs, lengths),
     ]
     other = sums[0].key.differences(sums[1].key)
@@ -122,9 +125,9 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
     """
     run, sums = provenance(con, run_id), baseline(con, run_id)
     pairs = _two_drafters(sums, run_id, old, new)
-    speeds = _speed_rows(con, run_id)
+    speeds = _timed(con, run_id)
     lengths, (throughputs, _) = _lengths(sums, sums, pairs), _throughputs(con, run_id, run_id, pairs)
-    found = [*lengths, *_speeds(speeds, speeds, pairs), *with_prompts(throughputs, lengths)]
+    found = [*lengths, *_speeds(speeds, speeds, pairs, same_run=True), *with_prompts(throughputs, lengths)]
     hashes = [next((d.checkpoint_hash for d in run.drafters if d.name == name), None) for name in (old, new)]
     same = (f"{old} and {new} are the same checkpoint",) if hashes[0] and hashes[0] == hashes[1] else ()
     unfit = () if run.finished_at else (f"run {run_id} is not finished",)
@@ -261,31 +264,26 @@ def _by_task(run: Baseline, recorded: BaselineRecording | None) -> dict[tuple[st
 # --- speed and throughput -------------------------------------------------------------------------------------------------
 
 
-def _speed_rows(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Recording, dict[str, Any]]:
-    """Speed against none, which is comparable between machines as far as anything is."""
-    rows = [row for row in speed(con, run_id).to_dicts() if row["drafter"] != NO_RECORDING.drafter]
-    return {Recording(row["drafter"], row["gamma"], drafting=row["drafting"]): row for row in rows}
+def _timed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[Recording, pl.DataFrame]:
+    """What was timed beside none, which is comparable between machines as far as anything is."""
+    found = paired_cells(con, run_id).group_by("drafter", "gamma", "drafting", maintain_order=True)
+    return {Recording(drafter, gamma, drafting=drafting): own for (drafter, gamma, drafting), own in found}
 
 
-def _speeds(first: Mapping[Recording, Any], second: Mapping[Recording, Any], pairs: Sequence[_Pair]) -> list[Measured]:
-    """Independent bootstraps; what was timed before and is not now is gone."""
-    found = []
+def _speeds(
+    first: Mapping[Recording, pl.DataFrame],
+    second: Mapping[Recording, pl.DataFrame],
+    pairs: Sequence[_Pair],
+    *,
+    same_suite: bool = True,
+    same_run: bool = False,
+) -> Iterator[Measured]:
+    """Speed against none; what was timed before and is not now is gone."""
     for pair in pairs:
-        rows = first.get(pair.first), second.get(pair.second)
-        before, after = (None if row is None else row["speedup"] for row in rows)
-        if before is None and after is None:
-            continue
-        error = math.hypot(*(_log_error(row) for row in rows))
-        units = min((min(r["prompts"], r["samples"]) for r in rows if r is not None), default=1)
-        noise = None if math.isnan(error) else Noise((error**2,), (max(units, 2),))
-        found.append(Measured("speed against none", pair.label, pair.gamma, "", before, after, noise, False))
-    return found
-
-
-def _log_error(row: Mapping[str, Any] | None) -> float:
-    if row is None or not row["low"] or not row["high"]:
-        return math.nan
-    return float(math.log(row["high"] / row["low"]) / 2 / 1.96)
+        one, other = first.get(pair.first), second.get(pair.second)
+        found = speed_change(one, other, same_suite=same_suite, same_run=same_run)
+        if found.first is not None or found.second is not None:
+            yield Measured("speed against none", pair.label, pair.gamma, "", *found[:4], judged=found.judged)
 
 
 _SIMULATED_ALIKE: Final = (

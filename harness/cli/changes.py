@@ -28,6 +28,11 @@ _HOW_TO_READ = (
     "anything changed where nothing is): an interval without 0 may be no clear change"
 )
 
+_NOT_JUDGED = (
+    "not judged: what a machine does from pass to pass is not known of so few passes; 3 or more in both runs "
+    "(`harness record --speed-passes 3`), or 5 in one for two drafters of it, are judged"
+)
+
 Row = dict[str, str]
 """A cell by column."""
 
@@ -55,7 +60,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     for line in [*lines, ""]:
         console.print(line, markup=False, soft_wrap=True)
     say_left_out(console, known, widths)
-    for line in (_HOW_TO_READ, *sentences(gate)):
+    for line in (*_how_to_read(found), *sentences(gate)):
         say(console, line)
 
 
@@ -71,7 +76,11 @@ def markdown(found: Comparison, gate: Gate | None) -> str:
         cells = [change.quantity, who(change), *(row[name] for name in names)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     told_too = [*notes, *found.unfit, *found.differences]
-    return "\n".join([*lines, "", _HOW_TO_READ, "", *(f"* {line}" for line in told_too)]).rstrip()
+    return "\n".join([*lines, "", "  \n".join(_how_to_read(found)), "", *(f"* {line}" for line in told_too)]).rstrip()
+
+
+def _how_to_read(found: Comparison) -> list[str]:
+    return [_HOW_TO_READ, *([_NOT_JUDGED] if any(change.verdict == "not judged" for change in found.changes) else [])]
 
 
 def junit(found: Comparison, gate: Gate, *, allow_inconclusive: bool) -> str:
@@ -196,6 +205,8 @@ def _worse(change: Change) -> str:
 def _open(row: Judged, tolerance: float) -> str:
     """What is not known of a row, and what it would take."""
     change = row.change
+    if change.verdict == "not judged":
+        return f"{_named(change)}{_interval_of(change)}: not judged, for want of passes"
     if change.noise is None or change.sees is None:
         return f"{_named(change)}: too few prompts to know its noise"
     if change.sees <= tolerance:  # it could see, and what it sees is close

@@ -43,18 +43,10 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
     tokens_per_s (over all of the drafter's samples, paired or not), pairs, speedup, low, high.
     """
     rng = rng or np.random.default_rng(0)
-    cells = query(
-        con,
-        """
-        SELECT drafter, gamma, drafting, sample, prompt_id, batch, tokens::DOUBLE AS tokens, seconds
-        FROM speed_samples WHERE run_id = $run ORDER BY ALL
-        """,
-        run_id,
-    )
-    baseline = cells.filter(drafter="none").drop("drafter", "gamma", "drafting")
+    cells = _cells(con, run_id)
     rows: list[dict[str, Any]] = []
     for (drafter, gamma, drafting), own in cells.group_by("drafter", "gamma", "drafting", maintain_order=True):
-        pairs = own.join(baseline, on=["sample", "prompt_id", "batch"], suffix="_none", maintain_order="left")
+        pairs = _beside_none(own, cells)
         own_speed, none_speed = ratio(pairs, "tokens", "seconds"), ratio(pairs, "tokens_none", "seconds_none")
         few = drafter == NO_RECORDING.drafter or pairs["prompt_id"].n_unique() < FEWEST_PROMPTS
         low, high = (None, None) if few else interval(_bootstrap_speedup(pairs, rng))
@@ -76,6 +68,32 @@ def speed(con: duckdb.DuckDBPyConnection, run_id: str, *, rng: np.random.Generat
             }
         )
     return pl.DataFrame(rows, schema=_SPEED)
+
+
+def paired_cells(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
+    """What `speed` sums up: a row a cell that a drafter and none ran alike.
+
+    Columns: drafter, gamma, drafting, sample, prompt_id, batch, tokens, seconds, tokens_none, seconds_none.
+    """
+    cells = _cells(con, run_id)
+    return _beside_none(cells.filter(pl.col("drafter") != NO_RECORDING.drafter), cells)
+
+
+def _cells(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
+    return query(
+        con,
+        """
+        SELECT drafter, gamma, drafting, sample, prompt_id, batch, tokens::DOUBLE AS tokens, seconds
+        FROM speed_samples WHERE run_id = $run ORDER BY ALL
+        """,
+        run_id,
+    )
+
+
+def _beside_none(own: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
+    """A drafter's cells that none has too, beside none's."""
+    baseline = cells.filter(drafter="none").drop("drafter", "gamma", "drafting")
+    return own.join(baseline, on=["sample", "prompt_id", "batch"], suffix="_none", maintain_order="left")
 
 
 _SPEED: Final = pl.Schema(

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import nct
 from scipy.stats import t as student_t
 
+from harness.cli.changes import junit, markdown
 from results.baseline import Answer, Baseline, BaselineRecording, baseline, finished_baseline, read_baseline, write_baseline
 from results.change import Noise, mean_of_ratios, noise_of_ratio
 from results.comparison import OVERALL, compare, compare_drafters, compare_with_baseline
@@ -181,15 +182,32 @@ def test_what_is_gone_fails_in_whole_or_in_part() -> None:
 
 
 def test_noisy_speed_holds_nothing_up_but_is_told() -> None:
-    """Few prompts of much the same length, timed twice: lengths are known, speeds are not."""
+    """Few prompts of much the same length, timed three times: lengths are known, speeds are not."""
     two = {"dspark": 7, "none": 0}
     con = recorded(two)
     recorded(two, con=con, run="beef")
-    con.execute("UPDATE speed_samples SET seconds = seconds * (1 + 0.9 * (hash(sample, prompt_id, run_id) % 7)) "
+    con.execute("UPDATE speed_samples SET seconds = seconds * (1 + 0.9 * (hash(sample, prompt_id, drafter) % 7)) "
                 "WHERE run_id = 'beef'").fetchall()  # fmt: skip
     gate = judge(compare(con, RUN, "beef"), 0.02)
     assert gate.outcome == "pass"
     assert [row.change.quantity for row in gate.undecided] == ["speed against none"]
+
+
+def test_speed_of_two_passes_is_shown_and_said_not_to_be_judged() -> None:
+    """It fails no gate, however slow; on a terminal and in Markdown it is told what would be judged."""
+    two = {"dspark": 7, "none": 0}
+    con = recorded(two)
+    recorded(two, con=con, run="beef")
+    con.execute("DELETE FROM speed_samples WHERE sample = 2").fetchall()
+    con.execute("UPDATE speed_samples SET seconds = 3 * seconds WHERE run_id = 'beef' AND drafter = 'dspark'").fetchall()
+    found = compare(con, RUN, "beef")
+    [row] = [change for change in found.changes if change.quantity == "speed against none"]
+    assert (row.verdict, row.judged) == ("not judged", False)
+    assert row.low is not None
+    gate = judge(found, 0.02)
+    assert gate.outcome == "pass"
+    assert "--speed-passes 3" in markdown(found, gate)
+    assert "not judged, for want of passes" in junit(found, gate, allow_inconclusive=False)
 
 
 def test_old_and_new_of_one_run_are_paired() -> None:
