@@ -44,7 +44,7 @@ def print_changes(found: Comparison, gate: Gate | None) -> None:
     rows = [_row(change, judged) for change, judged in _beside(found, gate)]
     known = [name for name in _COLUMNS if gate is not None or name not in ("gate", "prompts needed a task")]
     needs = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in known}
-    needs["where"] += 2
+    needs["where"] = max(needs["where"] + 2, *(cell_len(change.quantity) for change in found.changes))
     widths = {name: needs[name] for name in fitting(needs, _LEAST_FIRST, console.width + 2)}
     last: tuple[str, ...] = ()
     for (change, _), row in zip(_beside(found, gate), rows, strict=True):
