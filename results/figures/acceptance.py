@@ -9,7 +9,7 @@ import duckdb
 import polars as pl
 
 from results.figures.common import IN_PAPER, draw_line, evidence_of, facets, legend_of, overlay, whiskers
-from results.figures.intervals import Z95
+from results.figures.intervals import FEWEST_UNITS, Z95
 from results.figures.section import Figure, Panel, Section, empty_plot, note
 from results.figures.style import Series, in_order, longest
 from results.published import join_paper, paper_alpha
@@ -27,8 +27,9 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
     such failure is counted where the response ended with an end token inside the accepted draft: what came after the
     end was never judged. That round is told by finish = 'stop' and committed = a: any other commits a + 1 or was cut by
     the length limit. Rounds of all tasks of a domain are pooled. [`low`, `high`] is Wilson's 95 % score interval (JASA
-    22, 1927), which takes trials as independent: where prompts differ much it is too narrow. Drafters with γ = 0 have
-    no rows, nor have positions never tried. Drafts are chosen as `drafting_of` says.
+    22, 1927) of as many independent trials as tell the same: rounds of a prompt are alike, so prompts' spread counts;
+    null from fewer than `FEWEST_UNITS` of them. Drafters with γ = 0 have no rows, nor have positions never tried. Drafts are
+    chosen as `drafting_of` says.
 
     Columns: drafter, gamma, domain, position (from 1), trials, accepted, alpha, low, high, paper (the paper's Figure 2,
     Qwen3-4B at γ = 7, for the same kind of drafter, domain and position; null where unpublished).
@@ -37,12 +38,12 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
         con,
         """
         WITH judged AS (
-            SELECT r.drafter, r.gamma, s.domain, r.accepted, r.verified,
+            SELECT r.drafter, r.gamma, s.domain, r.prompt_id, r.accepted, r.verified,
                    s.finish = 'stop' AND r.committed = r.accepted AS ended_inside_draft
             FROM rounds r JOIN recorded_responses s USING (run_id, drafter, gamma, drafting, prompt_id, turn)
             WHERE r.run_id = $run AND r.gamma > 0 AND r.drafting IN ($drafting, 'either')
         )
-        SELECT drafter, gamma, domain, p.position, count(*) AS trials,
+        SELECT drafter, gamma, domain, p.position, prompt_id, count(*) AS trials,
                count_if(p.position <= accepted)::BIGINT AS accepted
         FROM judged JOIN range(1, 256) AS p(position)
           ON p.position <= least(gamma, accepted + (accepted < verified AND NOT ended_inside_draft)::INTEGER)
@@ -51,11 +52,29 @@ def conditional_acceptance(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.Da
         run_id,
         drafting=drafting_of(con, run_id),
     )
-    n, alpha = pl.col("trials"), pl.col("accepted") / pl.col("trials")
-    centre = (alpha + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * (alpha * (1 - alpha) / n + Z95**2 / (4 * n**2)).sqrt()
-    measured = trials.with_columns(alpha=alpha, low=centre - half, high=centre + half)
-    return join_paper(measured, provenance(con, run_id), paper_alpha())
+    return join_paper(_with_intervals(trials), provenance(con, run_id), paper_alpha())
+
+
+def _with_intervals(trials: pl.DataFrame) -> pl.DataFrame:
+    """Prompts' trials by position, pooled, with shares and intervals.
+
+    The share's variance is that of a ratio of sums over prompts (Cochran, Sampling Techniques, 1977, 6.3), and no less than
+    independent trials have.
+    """
+    n, accepted, alpha = pl.col("trials"), pl.col("accepted"), pl.col("alpha")
+    by = ("drafter", "gamma", "domain", "position")
+    of_prompts = trials.with_columns(alpha=accepted.sum().over(by) / n.sum().over(by)).group_by(by, maintain_order=True)
+    pooled = of_prompts.agg(
+        n.sum(), accepted.sum(), alpha.first(), prompts=pl.len(), off=((accepted - alpha * n) ** 2).sum()
+    )
+    between = pl.col("off") * pl.col("prompts") / (pl.col("prompts") - 1) / n**2
+    alike = pl.when(alpha.is_between(0, 1, closed="none")).then(between / (alpha * (1 - alpha) / n)).otherwise(1.0)
+    worth = n / alike.clip(1.0)
+    centre = (alpha + Z95**2 / (2 * worth)) / (1 + Z95**2 / worth)
+    half = Z95 / (1 + Z95**2 / worth) * (alpha * (1 - alpha) / worth + Z95**2 / (4 * worth**2)).sqrt()
+    ends = {"low": centre - half, "high": centre + half}
+    known = pl.col("prompts") >= FEWEST_UNITS
+    return pooled.with_columns(**{name: pl.when(known).then(end) for name, end in ends.items()}).drop("prompts", "off")
 
 
 def lost(con: duckdb.DuckDBPyConnection, run_id: str) -> pl.DataFrame:
@@ -130,7 +149,7 @@ def _positions(alpha: pl.DataFrame, series: Sequence[Series], runs: Sequence[Pro
         legend,
         panels,
         "A line that falls to the right belongs to a drafter that loses the thread within its block; whiskers are 95 % "
-        "intervals, wide where few rounds got that far.",
+        "intervals over prompts, wide where few rounds got that far.",
         published=overlay(runs),
     )
 
@@ -147,8 +166,12 @@ def _position_lines(plot: go.Figure, s: Series, rows: Sequence[Mapping[str, Any]
     if rows:
         draw_line(
             plot, [row["position"] + aside for row in rows], [row["alpha"] for row in rows],
-            [f"{s.label}, position {row['position']}: {row['alpha']:.3f}, 95 % {row['low']:.3f} to "
-             f"{row['high']:.3f} ({row['accepted']} of {row['trials']})" for row in rows],
+            [f"{s.label}, position {row['position']}: {row['alpha']:.3f}, {_interval(row)} "
+             f"({row['accepted']} of {row['trials']})" for row in rows],
             colour=s.colour, symbol=s.symbol, evidence=s.evidence, size=8,
             error_y=whiskers(rows, "alpha") | {"thickness": 1.2, "color": s.colour},
         )  # fmt: skip
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "no interval" if row["low"] is None else f"95 % {row['low']:.3f} to {row['high']:.3f}"

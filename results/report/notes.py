@@ -286,7 +286,7 @@ def of_method(*, served: bool) -> Facts:
         (
             "intervals",
             [
-                "95 %. τ: bootstrap over prompts. α: Wilson's, all rounds taken as independent. Speed: bootstrap over "
+                "95 %. τ: bootstrap over prompts. α: Wilson's, widened by how unlike prompts are. Speed: bootstrap over "
                 "prompts and passes. All are too narrow where prompts are few.",
                 "Simulations: means of batches of simulated time, the simulation's own noise. Studies: draws of held-out "
                 "prompts, each with a fresh seed.",

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from results import published
-from results.figures.acceptance import conditional_acceptance
+from results.figures.acceptance import _with_intervals, conditional_acceptance
 from results.figures.accepted_length import accepted_length
 from results.figures.intervals import interval
 from results.figures.section import slugs
@@ -204,10 +204,34 @@ def test_an_end_token_inside_the_draft_is_no_rejection(
 
 
 def test_wilsons_interval_at_8_of_10(con: duckdb.DuckDBPyConnection) -> None:
-    add_response(con, "mtp", "a", [(1, 1, 2)] * 8 + [(1, 0, 1)] * 2)
+    """Of two prompts alike; of one nothing is known of others."""
+    add_response(con, "mtp", "a", [(1, 1, 2)] * 4 + [(1, 0, 1)])
+    alone = conditional_acceptance(con, RUN).row(0, named=True)
+    assert (alone["alpha"], alone["low"], alone["high"]) == (0.8, None, None)
+    add_response(con, "mtp", "b", [(1, 1, 2)] * 4 + [(1, 0, 1)])
     row = conditional_acceptance(con, RUN).row(0, named=True)
     assert (row["trials"], row["accepted"], row["alpha"], row["paper"]) == (10, 8, 0.8, None)
     assert (row["low"], row["high"]) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+
+
+def test_intervals_of_conditional_acceptance_know_that_rounds_of_a_prompt_are_alike() -> None:
+    """30 prompts of 50 rounds whose own α spreads as Beta(6, 4): 1500 independent rounds would leave 0.05, and miss half.
+
+    Of 300 intervals 15 should miss; 30 prompts are few, so up to 8 % may.
+    """
+    rng = np.random.default_rng(0)
+    missed, widths = 0, []
+    for _ in range(300):
+        own = rng.beta(6, 4, 30)
+        trials = pl.DataFrame({"prompt_id": range(30), "trials": [50] * 30, "accepted": rng.binomial(50, own)})
+        key = {"drafter": "mtp", "gamma": 1, "domain": "math", "position": 1}
+        row = _with_intervals(trials.with_columns(**{k: pl.lit(v) for k, v in key.items()})).row(0, named=True)
+        assert row["trials"] == 1500
+        missed += not row["low"] <= 0.6 <= row["high"]
+        widths.append(row["high"] - row["low"])
+    assert missed <= 0.08 * 300
+    # The spread of Beta(6, 4) is 0.148; of 30 prompts and their rounds 0.0298 in the mean.
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * 0.0298, rel=0.08)
 
 
 def test_two_prompts_tell_nothing_of_others(con: duckdb.DuckDBPyConnection) -> None:
