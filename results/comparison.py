@@ -189,6 +189,17 @@ def _lengths(first: Baseline, second: Baseline, pairs: Sequence[_Pair]) -> list[
     return [row for pair in pairs for row in _lengths_of(pair, first, second)]
 
 
+def chance_of_lead(run: Baseline, ahead: Recording, behind: Recording, domain: str) -> float | None:
+    """Two-sided p-value of no difference in a domain's accepted length, by prompts that both answered; None of too few."""
+    tasks, paired = _tasks(run, run.recorded(behind), run, run.recorded(ahead))
+    both = [(t.first, t.second) for t in tasks if t.domain == domain and t.first is not None and t.second is not None]
+    first, second = [one for one, _ in both], [other for _, other in both]
+    noise, before, after = noise_of_ratio(first, second, paired=True), mean_of_ratios(first), mean_of_ratios(second)
+    if not paired or noise is None or not before or not after:
+        return None
+    return noise.chance(math.log(after / before))
+
+
 class _Task(NamedTuple):
     """A task's [n, 2] sums, committed and rounds a prompt, before and now; None where it is not there."""
 

@@ -43,6 +43,7 @@ from results.report.headline import (
     from_sweep,
     from_table,
     simulating,
+    sums_of,
 )
 from results.report.page import render_page, write_page
 from results.store import recordings as recordings_store
@@ -149,7 +150,7 @@ def compose(
         draft.sections = [section for section in draft.sections if not section.figure.missing]
     first = runs[0]
     about = next((run for run in runs if draft.made is not None and run.run_id == draft.made.run_id), first)
-    answer = draft.answer or _of_first(tau, speeds, draft.series, first, out)
+    answer = draft.answer or _of_first(con, tau, speeds, draft.series, first, out)
     return Report(
         notes.title(about, draft.made, runs), notes.subtitle(runs), answer, draft.notices, draft.sections,
         [*draft.provenance, ("how", notes.of_method(served=draft.served))],
@@ -325,11 +326,18 @@ def _confidences(
     ]
 
 
-def _of_first(tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: Provenance, out: Path) -> Headline:
+def _of_first(
+    con: duckdb.DuckDBPyConnection,
+    tau: pl.DataFrame,
+    speeds: pl.DataFrame,
+    series: Sequence[Series],
+    run: Provenance,
+    out: Path,
+) -> Headline:
     """The headline of what was recorded in the first run alone: others may have had other prompts."""
     name = run.run_id
     mine = [s for s in series if s.run == name]
-    return from_recordings(tau.filter(run=name), speeds.filter(run=name), mine, run, out)
+    return from_recordings(tau.filter(run=name), speeds.filter(run=name), mine, run, out, sums_of(con, name))
 
 
 def _over(names: Sequence[str], table: Callable[[str], pl.DataFrame]) -> pl.DataFrame:

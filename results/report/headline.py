@@ -11,6 +11,10 @@ from typing import Any, Final
 import duckdb
 import polars as pl
 
+from results import baseline as sums
+from results.baseline import Baseline
+from results.change import SURE
+from results.comparison import chance_of_lead
 from results.figures import sweep
 from results.figures.accepted_length import accepted_length
 from results.figures.common import listed
@@ -25,10 +29,12 @@ from results.store.commands import typed
 from results.store.runs import Provenance, provenance
 from results.store.studies import OVER_NONE, Study, StudyConfirmation
 from simulator.decision import FIGURES, Decision
+from simulator.errors import InputError
 from simulator.hardware.catalogue import profile_of
 from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
+from simulator.records import Recording
 from simulator.sentences import sentences
 from simulator.serving.command import batch_rows
 
@@ -302,7 +308,15 @@ def of_run(con: duckdb.DuckDBPyConnection, run_id: str, out: Path) -> Headline:
     run = provenance(con, run_id)
     tau, speeds = (frame.select(pl.lit(run_id).alias("run"), pl.all()) for frame in
                    (accepted_length(con, run_id), speed(con, run_id)))  # fmt: skip
-    return from_recordings(tau, speeds, series_of([run], [tau, speeds]), run, out)
+    return from_recordings(tau, speeds, series_of([run], [tau, speeds]), run, out, sums_of(con, run_id))
+
+
+def sums_of(con: duckdb.DuckDBPyConnection, run_id: str) -> Baseline | None:
+    """What drafters got of each prompt, by which their lead is judged; None of a run without a round."""
+    try:
+        return sums.baseline(con, run_id)
+    except InputError:
+        return None
 
 
 def simulating(run: Provenance, out: Path) -> tuple[str, str]:
@@ -318,11 +332,16 @@ def simulating(run: Provenance, out: Path) -> tuple[str, str]:
 
 
 def from_recordings(
-    tau: pl.DataFrame, speeds: pl.DataFrame, series: Sequence[Series], run: Provenance, out: Path
+    tau: pl.DataFrame,
+    speeds: pl.DataFrame,
+    series: Sequence[Series],
+    run: Provenance,
+    out: Path,
+    by_prompt: Baseline | None,
 ) -> Headline:
     """Who commits most tokens per round in each domain, where that is too close to call, and at what speed.
 
-    `run` is the one that all are of, kept in the folder `out`.
+    `run` is the one that all are of, kept in the folder `out`; `by_prompt` are its sums.
     """
     chosen = longest(series)
     keys = {(s.run, s.drafter, s.gamma): s for s in chosen}
@@ -336,7 +355,7 @@ def from_recordings(
     means = [row for row in means if row["tasks"] == full[row["domain"]]]
     if not means:
         return Headline("No drafter has committed a round yet.")
-    tokens, winners = _most_tokens(means, keys)
+    tokens, winners = _most_tokens(means, keys, by_prompt)
     gains = _token_gains(means, keys, winners[0]) if winners else []
     measured = {s.label: row for s in chosen if s.gamma for row in s.rows(speeds) if row["speedup"] is not None}
     bound = "Tokens per round are an upper bound on the gain: drafting and verifying cost time, and more so under load."
@@ -373,28 +392,33 @@ def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
     return [headline, Gain(f"{best['speedup']:.2f}×", f"measured speed of {fastest} over no speculation", told), *facts]
 
 
-def _most_tokens(means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series]) -> tuple[str, list[str]]:
+def _most_tokens(
+    means: Sequence[Mapping[str, Any]], keys: Mapping[tuple[str, str, int], Series], by_prompt: Baseline | None
+) -> tuple[str, list[str]]:
     """Who leads in which domain, in words, and who leads anywhere: nobody where all commit what decoding alone does, 1."""
     wins: dict[str, list[str]] = {}
-    close, idle = [], list[str]()
+    close, idle, unknown = [], list[str](), False
     for domain in in_order(row["domain"] for row in means):
         best, *others = sorted((r for r in means if r["domain"] == domain), key=lambda r: -r["tau"])
         if round(best["tau"], 2) <= 1:
             idle.append(domain)
             continue
         wins.setdefault(_label(best, keys), []).append(f"{domain} ({best['tau']:.2f})")
-        second = others[0] if others else None
-        if second and (best["low"] is None or second["high"] is None or best["low"] <= second["high"]):
-            close.append(f"{domain} ({_label(second, keys)} {second['tau']:.2f})")
+        if not others:
+            continue
+        one, other = (Recording(r["drafter"], r["gamma"], drafting=r["drafting"]) for r in (best, others[0]))
+        chance = None if by_prompt is None else chance_of_lead(by_prompt, one, other, domain)
+        unknown = unknown or chance is None
+        if chance is None or chance > SURE:
+            close.append(f"{domain} ({_label(others[0], keys)} {others[0]['tau']:.2f})")
     leads = [f"{label} in {listed(domains)}" for label, domains in wins.items()]
     none = f"no drafter commits more tokens per round than decoding without one in {listed(idle)} (1.00)" if idle else ""
     if not leads:
         return f"{none[0].upper()}{none[1:]}.", []
     said = f"Most tokens per round: {'; '.join([*leads, *([none] if none else [])])}."
     if close:
-        missing = any(row["low"] is None for row in means)
-        overlap = f"overlap or are missing ({_WHAT_IT_TAKES})" if missing else "overlap"
-        said += f" Not clearly ahead in {listed(close)}: the 95 % intervals {overlap}."
+        or_unknown = ", or is of too few prompts to tell" if unknown else ""
+        said += f" Not clearly ahead in {listed(close)}: prompt by prompt the difference may be chance{or_unknown}."
     return said, list(wins)
 
 

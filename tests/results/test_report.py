@@ -149,6 +149,20 @@ def test_a_drafter_that_is_never_right_leads_nowhere() -> None:
     assert answer.gains
 
 
+def test_a_small_lead_on_the_same_prompts_is_clear_and_one_that_is_chance_is_not() -> None:
+    """Rounds of a prompt commit 2, 4 or 6 tokens, and every tenth of `old` one fewer: intervals overlap, prompts agree."""
+    con = recorded({"old": 7, "new": 7, "none": 0}, kinds={"old": "eagle3", "new": "eagle3"}, prompts=8, speed=False)
+    con.execute(
+        "UPDATE rounds SET committed = 2 + 2 * (hash(prompt_id) % 3) - (CASE WHEN drafter = 'old' AND round % 10 = 0"
+        " THEN 1 ELSE 0 END), accepted = 7"
+    ).fetchall()
+    assert "Not clearly ahead" not in compose.compose(con, RUN).answer.headline
+    con.execute("UPDATE rounds SET committed = CASE WHEN (hash(prompt_id, drafter) % 2) = 0 THEN 3 ELSE 5 END").fetchall()
+    told = compose.compose(con, RUN).answer.headline
+    assert "Not clearly ahead in math" in told
+    assert "prompt by prompt the difference may be chance" in told
+
+
 def test_overload_opens_no_report_with_what_is_kept() -> None:
     con = recorded()
     grows = {"keeps_up": False, "stationary": False}
