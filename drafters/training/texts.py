@@ -24,7 +24,7 @@ _MIXED: Final = 32
 
 
 BATCHES: Final = 2
-"""Of how batches are drawn: what was begun by other ones cannot be gone on with."""
+"""Version of how batches are drawn: what was begun by another cannot be gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
