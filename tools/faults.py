@@ -166,8 +166,8 @@ FAULTS = (
     Fault(
         "a bootstrap over rows instead of prompts",
         "simulator/simulation.py",
-        ".setdefault(response.prompt_id, []).append(i)",
-        ".setdefault(str(i), []).append(i)",
+        "times[of_prompt[name]] = count * each",
+        "times[of_prompt[name]] = rng.poisson(count * each, len(of_prompt[name]))",
         "tests/simulator/test_draws.py::test_turns_of_a_prompt_are_drawn_together",
     ),
     Fault(
