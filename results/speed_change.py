@@ -15,8 +15,7 @@ from results.figures.speed import FEWEST_PROMPTS
 FREEDOM_OF_PASSES: Final = 4
 """Degrees of freedom of the noise of passes from which on speed is judged: 3 passes in each of two runs, or 5 of one run.
 
-Of fewer Satterthwaite's freedom is too high in the tail that Holm's procedure asks for: 24 prompts and 2 passes in each of
-two runs cry wolf at 1 in 1000 up to 11 times as often as they should.
+Of fewer Satterthwaite's freedom is too high in the tail that Holm's procedure asks for, and chance is called a change.
 """
 
 _SUMS: Final = ("tokens", "seconds", "tokens_none", "seconds_none")

@@ -47,10 +47,7 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
     config = _without_sections(config)
     kinds = _layer_kinds(config, layers, name)
     if "sliding_attention" in kinds and config.get("sliding_window") and config.get("use_sliding_window") is None:
-        config = {
-            **config,
-            "use_sliding_window": True,
-        }  # its layers say so; Qwen3's configuration drops the window otherwise
+        config = {**config, "use_sliding_window": True}  # its layers say so; Qwen3's drops the window otherwise
     try:
         # `layer_types` may still be the target's, one entry for each of its layers. What is given is written to.
         own = copy.deepcopy({**config, "num_hidden_layers": layers, "layer_types": list(kinds)})

@@ -88,7 +88,7 @@ class _Course:
         self.best_step, self.best_tau = evaluated.step, evaluated.tau
         return True
 
-    def no_longer_rises(self, patience: int, since: float = 0.0) -> bool:
+    def no_longer_rises(self, patience: int, since: int = 0) -> bool:
         """Whether so many evaluations brought nothing better, of those after step `since`."""
         return sum(e.step > max(self.best_step, since) for e in self.evaluated) >= patience
 
