@@ -2,8 +2,9 @@
 
 Statistics. Simulated time is cut into slices. For loads without end the first slices are dropped: a tenth, in which users
 come, and more where the rule MSER (White 1997) says so of throughput or of users' speed, namely the cut that makes the
-standard error over what is left smallest, at most half of the run. What is left is joined to 20 batches, whose means give a
-95 % interval by Student's t. Quantiles come from histograms with bins of 1 %, so they are right to half a percent.
+standard error over what is left smallest, at most half of the run. What is left is joined to 20 batches, or fewer, down to
+5, that last two requests' stay at least: within one's stay means go together. The batches' means give a 95 % interval by
+Student's t. Quantiles come from histograms with bins of 1 %, so they are right to half a percent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from simulator.sla import MEASURES, Promise, Sla, promises
 
 Floats = npt.NDArray[np.float64]
 
-BATCHES = 20
+BATCHES, FEWEST, STAYS = 20, 5, 2.0
+"""How many means an interval is made of, at most and at least, and how many requests' stays each lasts at least."""
 PILE_UP, CHANCE, LONG = 0.02, 3.0, 0.25
 """A backlog that grows by more than this share of what arrives, by more than so many standard errors, grows without end.
 Requests that stay for more than this share of half a run have not shown yet what becomes of them."""
@@ -188,7 +190,7 @@ def outcome(
     endless = load in ("closed", "open")
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
     skip = max(_warm_up(ledger.slices, rates), beginning) if endless else 0
-    kept = _Window(ledger.slices[skip:])
+    kept = _Window(ledger.slices[skip:], replicas)
     throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
     keeps_up = load == "finite" or Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
     stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
@@ -220,7 +222,7 @@ def outcome(
         keeps_up=keeps_up,
         stationary=stationary,
         warnings=(
-            *_warnings(throughput, stationary, keeps_up, kept.finished, load),
+            *_warnings(throughput, stationary, keeps_up, kept, load),
             *([_hits(kept, replicas)] if cached else []),
         ),
     )
@@ -296,8 +298,9 @@ TIMED = (*MEASURES, BURST)
 class _Window:
     """Some consecutive slices as one."""
 
-    def __init__(self, slices: Sequence[Slice]) -> None:
+    def __init__(self, slices: Sequence[Slice], replicas: int = 1) -> None:
         self.slices = slices
+        self.replicas = replicas
         self.seconds = sum(s.seconds for s in slices)
         self.finished = sum(s.finished for s in slices)
 
@@ -323,10 +326,16 @@ class _Window:
         """Share of finished requests that kept them."""
         return _ratio(sum(s.kept.get(bounds, 0) for s in self.slices), self.finished)
 
+    @property
+    def stays(self) -> float:
+        """How many times as long as a finished request's stay it is; nan where none finished."""
+        return _ratio(self.seconds / self.replicas, self.mean("e2e"))
+
     def estimate(self, of: Callable[[_Window], float]) -> Estimate:
         """A figure with the interval that the means of batches give."""
-        n = len(self.slices)
-        cuts = [self.slices[i * n // BATCHES : (i + 1) * n // BATCHES] for i in range(BATCHES)]
+        n, stays = len(self.slices), self.stays
+        count = FEWEST if math.isnan(stays) else int(min(max(stays / STAYS, FEWEST), BATCHES))
+        cuts = [self.slices[i * n // count : (i + 1) * n // count] for i in range(count)]
         return Estimate(of(self), _half_width(np.array([of(_Window(cut)) for cut in cuts if cut])))
 
 
@@ -372,7 +381,7 @@ def _stationary(rates: Floats, skipped: int, slices: int) -> bool:
     return bool(skipped < slices // 2 and abs(first.mean() - second.mean()) <= max(4 * spread, 0.02 * rates.mean()))
 
 
-def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, finished: int, load: Kind) -> list[str]:
+def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, kept: _Window, load: Kind) -> list[str]:
     found = []
     more = {"recorded": "record a longer log", "finite": "give more --requests"}.get(load, "simulate longer")
     if keeps_up is False and load == "recorded":
@@ -383,10 +392,12 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, fin
         found.append("did not settle: throughput drifts; simulate longer")
     if keeps_up is None:
         found.append("too short to tell whether it keeps up with what arrives; " + more)
-    if finished < FEW:
+    if kept.finished < FEW:
         found.append(f"fewer than {FEW} requests finished: quantiles mean little; {more}")
     if load in ("closed", "open") and not throughput.half_width <= 0.02 * throughput.value:
         found.append("throughput is known to no better than 2 %; simulate longer or with more seeds")
+    if load in ("closed", "open") and kept.stays < FEWEST:
+        found.append(f"requests stay long, what is in view lasts {kept.stays:.1f} times as long: ± may be too small; {more}")
     return found
 
 
