@@ -107,7 +107,8 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
         )
     from harness.served.acceptance import acceptance_of
     from harness.served.advice import advise as advice_of
-    from harness.served.costs import believed, profiled, recorded, seen
+    from harness.served.costs import believed, profiled
+    from harness.served.timed import recorded, seen
 
     kind = kind or server.kind
     acceptance = acceptance_of(server)

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import LABEL, Acceptance, interval
-from harness.served.costs import Costs, drafting_is_short, incomparable, priced
+from harness.served.costs import Costs, priced
 from harness.served.server import Server, finds_lengths
+from harness.served.timed import drafting_is_short, incomparable
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -191,7 +192,7 @@ def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
         most = max(served)
     if not costs.knows_off:
         return served, sorted({load for load in _LOADS if load <= most} | {max(1, round(most))})
-    return served, [load for load in _LOADS if load <= _OVER * max(most, 32)]
+    return served, [load for load in _LOADS if load <= min(_OVER * max(most, 32), costs.reach)]
 
 
 def _inside(server: Server, running: int) -> bool:

@@ -7,6 +7,7 @@ takes. A profile of the machine, moved to the log's steps as `harness hardware f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,28 +48,20 @@ mixture, a sixth of a small target; a draft model is a tenth of its target."""
 NAMED: Final = (*(kind for kind in KINDS if kind != "none"), *(kind for kind in _PASS if kind not in KINDS))
 """The kinds of drafters that a server's may be said to be."""
 _UNKNOWN_PASS: Final = (0.04, 1.2)
-_OFF: Final = 0.1
-"""What a log's steps with drafts and without are off by."""
 _GROWN_OFF: Final = 0.04
 """What growth of a log's steps is off by, beside their own scatter: other causes make it more, hardly any make it less."""
 _FALLEN: Final = 3.0
 """Standard errors by which steps with more running are shorter where something else than load decides them."""
-_OFF_FORM: Final = 0.03
-"""What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
 _OTHER: Final = 5.0
 """Times as long, or as short, as a profile's are steps of another machine: of stretches that are too short to time them."""
 _UNLIKE: Final = 4.0
 """Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
-_BINS: Final = 6
+BINS: Final = 6
 _OF_MEDIANS: Final = 1.2533
 """How many times as wide as a mean a median scatters."""
-_FEWEST: Final = 3
+FEWEST: Final = 3
 """Stretches in a bin."""
-LEAST_TIMED: Final = 20
-"""Steps with their parts timed that say how long others take, at least."""
-_ALIKE: Final = 1.25
-"""Loads that are compared."""
-_EITHER: Final = 5
+EITHER: Final = 5
 """Stretches with drafts, and without, that are compared."""
 
 
@@ -83,6 +76,11 @@ class Costs(Protocol):
     @property
     def knows_off(self) -> bool:
         """Whether a step without drafts is among what is known."""
+        ...
+
+    @property
+    def reach(self) -> float:
+        """Running requests up to which anything is known."""
         ...
 
     def seconds(self, k: int, running: float) -> Floats:
@@ -109,7 +107,7 @@ def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:
     timed = sorted(((one.running, each, one) for one in intervals if (each := one.each_s) is not None), key=lambda x: x[0])
     if not timed:
         return []
-    edges = np.unique(np.geomspace(max(timed[0][0], 1.0), max(timed[-1][0] + 0.01, 1.01), _BINS + 1))
+    edges = np.unique(np.geomspace(max(timed[0][0], 1.0), max(timed[-1][0] + 0.01, 1.01), BINS + 1))
     found = []
     for low, high in zip(edges, [*edges[1:-1], np.inf], strict=False):
         own = [(r, each, one) for r, each, one in timed if max(r, 1.0) >= low and max(r, 1.0) < high]
@@ -140,6 +138,7 @@ class Believed:
     """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
     basis: str
     knows_off: bool = False
+    reach: float = math.inf
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`; in units of a pass over one token."""
@@ -158,11 +157,11 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     made = Believed(knee, passes, block, acceptance.coverage, acceptance.drafted, "")
-    bins = [one for one in step_bins(server.intervals) if one.stretches >= _FEWEST]
+    bins = [one for one in step_bins(server.intervals) if one.stretches >= FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
         seen = np.log(bins[-1].each_s / bins[0].each_s)
-        most, least = (made.seconds(_k_of(server, one.running), one.running) for one in (bins[-1], bins[0]))
+        most, least = (made.seconds(drafting_k(server, one.running), one.running) for one in (bins[-1], bins[0]))
         grown = np.log(most / least)
         # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
         off = np.sqrt(_GROWN_OFF**2 + bins[0].off ** 2 + bins[-1].off ** 2)
@@ -181,160 +180,9 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     return Believed(knee[chosen], passes[chosen], block, acceptance.coverage, acceptance.drafted, basis)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """From a log that holds steps with drafts and without: t = a + b · tokens in the pass + g · drafting."""
-
-    fits: Floats
-    """[draws, 3]: a, b, g in seconds."""
-    coverage: float
-    drafted: Floats
-    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
-    block: bool
-    basis: str
-    off: Floats
-    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
-    knows_off: bool = True
-
-    def seconds(self, k: int, running: float) -> Floats:
-        """See `Costs`."""
-        a, b, g = self.fits.T
-        tokens = float(self.drafted[k])
-        drafting = (1.0 if self.block and k else tokens / self.drafted[-1]) * g
-        far = _OFF_FORM * (self.drafted[-1] - tokens) / self.drafted[-1] * self.off
-        return np.asarray(
-            np.maximum(a + b * running * (1 + self.coverage * tokens) + drafting, 1e-9) * np.exp(far), np.float64
-        )
-
-
-def _k_of(server: Server, running: float) -> int:
+def drafting_k(server: Server, running: float) -> int:
     """K of stretches with drafts and so many running."""
     return server.served_k(running) or server.gamma
-
-
-def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(running, seconds of a step) of stretches with drafts, and of those without."""
-    return (
-        [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts],
-        [(one.running, s) for one in server.plain if (s := one.each_s) is not None],
-    )
-
-
-def drafting_is_short(server: Server) -> bool:
-    """Whether steps without drafts are timed, and too few with."""
-    with_drafts, without = _timed(server)
-    return len(with_drafts) < _EITHER <= len(without)
-
-
-def incomparable(server: Server) -> str:
-    """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
-    with_drafts, without = _timed(server)
-    if not with_drafts and not without:
-        if server.intervals or server.plain:
-            return "no stretch of the files is long and steady enough to time its steps"
-        return "these files time no steps; the engine's log does"
-    if not without:
-        timed = " that are long and steady enough to time" if server.plain else ""
-        return f"no steps without drafts are in the files{timed}"
-    if min(len(with_drafts), len(without)) < _EITHER:
-        return (
-            f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {_EITHER} of each are "
-            "needed"
-        )
-    ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
-    if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
-        told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
-        return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
-    near = [
-        np.log(np.median(own) / took)
-        for running, took in with_drafts
-        if (own := [s for r, s in without if running / _ALIKE <= r <= running * _ALIKE])
-    ]
-    if near and (longer := float(np.median(near))) > _OFF:
-        return (
-            f"steps without drafts took {np.expm1(longer):.0%} longer than those with, at the same load: they were not "
-            "measured alike"
-        )
-    return ""
-
-
-def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
-    """None where steps with drafts and without are not comparable; see `incomparable`."""
-    from scipy.optimize import nnls
-
-    if incomparable(server):
-        return None
-    with_drafts, without = _timed(server)
-    coverage = acceptance.coverage
-    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
-    drafted = acceptance.drafted
-    tokens = [float(drafted[_k_of(server, r)]) for r, _ in with_drafts]
-    rows = [
-        *(
-            (1.0, r * (1 + coverage * m), 1.0 if block else m / drafted[-1])
-            for (r, _), m in zip(with_drafts, tokens, strict=True)
-        ),
-        *((1.0, r, 0.0) for r, _ in without),
-    ]
-    design, took_s = np.array(rows), np.array([t for _, t in [*with_drafts, *without]])
-    rng = np.random.default_rng([seed, 24])
-    fits = np.empty((DRAWS // 4, 3))
-    for i in range(len(fits)):
-        some = np.concatenate([
-            rng.integers(len(with_drafts), size=len(with_drafts)),
-            len(with_drafts) + rng.integers(len(without), size=len(without)),
-        ])  # fmt: skip
-        fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
-    basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
-    return Seen(np.tile(fits, (4, 1)), coverage, drafted, block, basis, rng.standard_normal(DRAWS))
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """From steps whose parts were timed: lines through the target's pass over its tokens, the draft and the rest over R."""
-
-    verify: Floats
-    """[draws, 2]: seconds of a pass, and of each of its tokens."""
-    draft: Floats
-    """[draws, 2]: seconds of drafting, and for each request."""
-    rest: Floats
-    """[draws, 2]: seconds of everything else, and for each request."""
-    off: Floats
-    """What the form of it is off by at another k than was served, in standard deviations, [draws]."""
-    gamma: int
-    basis: str
-    knows_off: bool = True
-
-    def seconds(self, k: int, running: float) -> Floats:
-        """See `Costs`. The drafter makes its block in one pass, however long it is."""
-        passes = self.verify @ [1.0, running * (1 + k)] + self.rest @ [1.0, running]
-        drafting = self.draft @ [1.0, running] if k else 0.0
-        return np.asarray((passes + drafting) * np.exp(_OFF_FORM * (self.gamma - k) / self.gamma * self.off), np.float64)
-
-
-def recorded(server: Server, seed: int = 0) -> Recorded | None:
-    """None where too few steps have their parts timed."""
-    from scipy.optimize import nnls
-
-    if len(server.steps) < LEAST_TIMED:
-        return None
-    running, tokens, step_s, draft_s, verify_s = np.array(server.steps, np.float64).T
-    ones, rng = np.ones(len(running)), np.random.default_rng([seed, 28])
-    rest_s = np.maximum(step_s - draft_s - verify_s, 0.0)
-    lines = [
-        (np.stack([ones, tokens], 1), verify_s),
-        (np.stack([ones, running], 1), draft_s),
-        (np.stack([ones, running], 1), rest_s),
-    ]
-    fits = np.empty((3, DRAWS // 4, 2))
-    for i in range(DRAWS // 4):
-        some = rng.integers(len(ones), size=len(ones))
-        for j, (design, seconds) in enumerate(lines):
-            weight = 1 / np.maximum(step_s[some], 1e-9)
-            fits[j, i], _ = nnls(design[some] * weight[:, None], seconds[some] * weight)
-    verify, draft, rest = (np.tile(own, (4, 1)) for own in fits)
-    basis = f"{len(ones):,} steps of the dump, their parts timed"
-    return Recorded(verify, draft, rest, rng.standard_normal(DRAWS), server.gamma, basis)
 
 
 @dataclass(frozen=True)
@@ -344,6 +192,7 @@ class Profiled:
     of: Callable[[int, float], Floats]
     basis: str
     knows_off: bool = True
+    reach: float = math.inf
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`."""
@@ -381,7 +230,7 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
-    points = [_point(i, kind, _k_of(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
+    points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     try:
         [found] = calibrate(points, [base], simulated(points, [base]))
     except InputError:
@@ -413,9 +262,9 @@ def _check_pace(found: Profiled, profile: Profile, server: Server) -> None:
         for one in server.intervals
         if one.running >= 0.5 and one.request_steps > 0 and one.step_s is None
     ]
-    if len(each) < _EITHER:
+    if len(each) < EITHER:
         return
-    off = [seconds / float(np.median(found.seconds(_k_of(server, running), running))) for running, seconds in each]
+    off = [seconds / float(np.median(found.seconds(drafting_k(server, running), running))) for running, seconds in each]
     if not 1 / _OTHER < float(np.median(off)) < _OTHER:
         running, seconds = (float(np.median(own)) for own in zip(*each, strict=True))
         raise _unlike(profile, [StepBin(running, seconds, len(each), 0.0, 0.0)])

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.served.costs import LEAST_TIMED
 from harness.served.server import Server
+from harness.served.timed import LEAST_TIMED
 from simulator.hardware.profile import Curve, DraftCurve, Profile
 
 _POINTS: Final = 24

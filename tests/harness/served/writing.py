@@ -24,10 +24,17 @@ class Truth:
     token_s: float = 0.00002
     draft_s: float = 0.0004
     """Of each drafted token."""
+    request_s: float = 0.0
+    """Of each request, however many tokens of it: its context."""
+    knee: float = np.inf
+    """Tokens in a pass from which each takes `beyond_s` more."""
+    beyond_s: float = 0.0
 
     def step_s(self, k: int, running: float) -> float:
         """Seconds of a step of so many requests with k drafted tokens."""
-        return self.base_s + self.token_s * running * (1 + k) + self.draft_s * k
+        tokens = running * (1 + k)
+        over = max(tokens - self.knee, 0.0) * self.beyond_s
+        return self.base_s + self.token_s * tokens + over + self.request_s * running + self.draft_s * k
 
     def tokens(self, k: int) -> float:
         """Of a request, in a step."""

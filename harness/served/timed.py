@@ -1,0 +1,262 @@
+"""How long a step would take with k tokens drafted, from steps that a log itself times, with drafts and without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.acceptance import DRAWS, Acceptance
+from harness.served.costs import BINS, EITHER, FEWEST, drafting_k
+from harness.served.server import Server, one_hot
+from simulator.drafter_kinds import KINDS
+
+Floats = npt.NDArray[np.float64]
+
+_OFF: Final = 0.1
+"""What a log's steps with drafts and without are off by."""
+_OFF_FORM: Final = 0.03
+"""What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
+_OFF_BETWEEN: Final = (0.03, 0.2)
+"""The same between no draft and the longest that was served, where both are timed, as a share of the logarithm of the one
+over the other: where passes of as many tokens were timed, and what is added where none of half or twice as many was."""
+_OFF_BEYOND: Final = (0.2, 0.05)
+"""The same where more ran than in any step, for each doubling, for at some load passes turn from memory to arithmetic; and
+where less ran, for each half."""
+_HINGES: Final = 8
+"""Tokens in a pass at which its time may turn."""
+_REACH: Final = 2.0
+"""Steps tell of loads up to so many times what ran."""
+LEAST_TIMED: Final = 20
+"""Steps with their parts timed that say how long others take, at least."""
+_ALIKE: Final = 1.25
+"""Loads that are compared."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """From a log that holds steps with drafts and without: t = a + c · running + f(tokens in the pass) + g · drafting.
+
+    f is convex and made of lines, for a pass goes from memory's time to arithmetic's as its tokens get more; c is what a
+    request takes however many of its tokens there are, such as its context.
+    """
+
+    fits: Floats
+    """[draws, 4 + hinges]: a, c, g and slopes of f, in seconds."""
+    hinges: Floats
+    """Tokens in a pass at which f may turn."""
+    sizes: Floats
+    """Tokens in the passes that were timed."""
+    loads: tuple[float, float]
+    """Running requests of the steps, fewest and most."""
+    coverage: float
+    drafted: Floats
+    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
+    block: bool
+    basis: str
+    misfit: float
+    """Root mean square of what the logarithms of steps are off by, load by load, that chance does not explain."""
+    off: Floats
+    """What the form of it is off by where k was served, at other k, and at loads that did not run, in standard deviations,
+    [draws, 3]."""
+    knows_off: bool = True
+
+    @property
+    def reach(self) -> float:
+        """See `Costs`."""
+        return _REACH * self.loads[1]
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`."""
+        share = float(self.drafted[k]) / self.drafted[-1]
+        seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(self.drafted) - 1))
+        size, (near, apart) = running * (1 + self.coverage * float(self.drafted[k])), _OFF_BETWEEN
+        gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
+        between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
+        widths = (share * self.misfit, between * 4 * share * (1 - share), share * _off_beyond(running, self.loads))
+        far = np.sum([width * off for width, off in zip(widths, self.off.T, strict=True)], axis=0)
+        return np.asarray(seconds * np.exp(far), np.float64)
+
+    def _fitted(self, k: int, running: float) -> Floats:
+        row = _seen_row(running, float(self.drafted[k]), self.coverage, self.hinges, float(self.drafted[-1]), self.block)
+        return np.asarray(np.maximum(self.fits @ row, 1e-9), np.float64)
+
+
+def _off_beyond(running: float, loads: tuple[float, float]) -> float:
+    above, below = (max(np.log2(ratio), 0.0) for ratio in (max(running, 0.1) / loads[1], loads[0] / max(running, 0.1)))
+    return float(_OFF_BEYOND[0] * above + _OFF_BEYOND[1] * below)
+
+
+def _hinges(sizes: Floats) -> Floats:
+    return np.asarray(np.geomspace(sizes.min(), sizes.max(), _HINGES + 2)[1:-1], np.float64)
+
+
+def _seen_row(running: float, drafted: float, coverage: float, hinges: Floats, longest: float, block: bool) -> Floats:
+    """What `Seen.fits` is multiplied with."""
+    tokens = running * (1 + coverage * drafted)
+    drafting = (1.0 if drafted else 0.0) if block else drafted / longest
+    return np.array([1.0, running, drafting, tokens, *np.maximum(tokens - hinges, 0.0)])
+
+
+def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(running, seconds of a step) of stretches with drafts, and of those without."""
+    return (
+        [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts],
+        [(one.running, s) for one in server.plain if (s := one.each_s) is not None],
+    )
+
+
+def drafting_is_short(server: Server) -> bool:
+    """Whether steps without drafts are timed, and too few with."""
+    with_drafts, without = _timed(server)
+    return len(with_drafts) < EITHER <= len(without)
+
+
+def incomparable(server: Server) -> str:
+    """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
+    with_drafts, without = _timed(server)
+    if not with_drafts and not without:
+        if server.intervals or server.plain:
+            return "no stretch of the files is long and steady enough to time its steps"
+        return "these files time no steps; the engine's log does"
+    if not without:
+        timed = " that are long and steady enough to time" if server.plain else ""
+        return f"no steps without drafts are in the files{timed}"
+    if min(len(with_drafts), len(without)) < EITHER:
+        return (
+            f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {EITHER} of each are "
+            "needed"
+        )
+    ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
+    if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
+        told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
+        return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
+    near = [
+        np.log(np.median(own) / took)
+        for running, took in with_drafts
+        if (own := [s for r, s in without if running / _ALIKE <= r <= running * _ALIKE])
+    ]
+    if near and (longer := float(np.median(near))) > _OFF:
+        return (
+            f"steps without drafts took {np.expm1(longer):.0%} longer than those with, at the same load: they were not "
+            "measured alike"
+        )
+    return ""
+
+
+def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Seen | None:
+    """None where steps with drafts and without are not comparable; see `incomparable`."""
+    from scipy.optimize import nnls
+
+    if incomparable(server):
+        return None
+    with_drafts, without = _timed(server)
+    coverage = acceptance.coverage
+    block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
+    drafted, longest = acceptance.drafted, float(acceptance.drafted[-1])
+    passes = [*((r, float(drafted[drafting_k(server, r)])) for r, _ in with_drafts), *((r, 0.0) for r, _ in without)]
+    loads = [max(r, 1e-3) for r, _ in passes]
+    sizes = [max(r * (1 + coverage * m), 1e-3) for r, m in passes]
+    hinges = _hinges(np.array(sizes))
+    design = np.array([_seen_row(r, m, coverage, hinges, longest, block) for r, m in passes])
+    took_s = np.array([t for _, t in [*with_drafts, *without]])
+    rng = np.random.default_rng([seed, 24])
+    fits = np.empty((DRAWS // 4, design.shape[1]))
+    for i in range(len(fits)):
+        some = np.concatenate([
+            rng.integers(len(with_drafts), size=len(with_drafts)),
+            len(with_drafts) + rng.integers(len(without), size=len(without)),
+        ])  # fmt: skip
+        fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
+    basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
+    misfit = _misfit(
+        np.array(loads), np.arange(len(passes)) < len(with_drafts), np.log(took_s / (design @ np.median(fits, 0)))
+    )
+    off = rng.standard_normal((DRAWS, 3))
+    return Seen(
+        np.tile(fits, (4, 1)),
+        hinges,
+        np.array(sizes),
+        (min(loads), max(loads)),
+        coverage,
+        drafted,
+        block,
+        basis,
+        misfit,
+        off,
+    )
+
+
+def _misfit(loads: Floats, drafts: npt.NDArray[np.bool_], off: Floats) -> float:
+    """See `Seen.misfit`: of the means of up to `BINS` bins of load, with drafts and without."""
+    edges = np.geomspace(loads.min(), loads.max() * 1.001, BINS + 1)
+    bins = 2 * np.digitize(loads, edges) + drafts
+    own = [off[bins == one] for one in np.unique(bins)]
+    left = [one.mean() ** 2 - one.var(ddof=1) / len(one) for one in own if len(one) >= FEWEST]
+    return float(np.sqrt(max(np.mean(left), 0.0))) if left else 0.0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """From steps whose parts were timed: the target's pass over its tokens, convex and made of lines, and lines through the
+    draft and the rest over R."""
+
+    verify: Floats
+    """[draws, 2 + hinges]: seconds of a pass, of each of its tokens, and of each beyond a hinge."""
+    hinges: Floats
+    """In tokens of a pass."""
+    draft: Floats
+    """[draws, 2]: seconds of drafting, and for each request."""
+    rest: Floats
+    """[draws, 2]: seconds of everything else, and for each request."""
+    off: Floats
+    """What the form of it is off by at k that were not served, and at loads that did not run, in standard deviations,
+    [draws, 2]."""
+    gamma: int
+    loads: tuple[float, float]
+    """Running requests of the steps, fewest and most."""
+    basis: str
+    knows_off: bool = True
+
+    @property
+    def reach(self) -> float:
+        """See `Costs`."""
+        return _REACH * self.loads[1]
+
+    def seconds(self, k: int, running: float) -> Floats:
+        """See `Costs`. The drafter makes its block in one pass, however long it is."""
+        tokens, share = running * (1 + k), k / self.gamma
+        passes = self.verify @ [1.0, tokens, *np.maximum(tokens - self.hinges, 0.0)] + self.rest @ [1.0, running]
+        drafting = self.draft @ [1.0, running] if k else 0.0
+        form, beyond = self.off.T
+        off = _OFF_FORM * (1 - share) * form + share * _off_beyond(running, self.loads) * beyond
+        return np.asarray((passes + drafting) * np.exp(off), np.float64)
+
+
+def recorded(server: Server, seed: int = 0) -> Recorded | None:
+    """None where too few steps have their parts timed."""
+    from scipy.optimize import nnls
+
+    if len(server.steps) < LEAST_TIMED:
+        return None
+    running, tokens, step_s, draft_s, verify_s = np.array(server.steps, np.float64).T
+    ones, rng = np.ones(len(running)), np.random.default_rng([seed, 28])
+    rest_s = np.maximum(step_s - draft_s - verify_s, 0.0)
+    hinges = _hinges(np.maximum(tokens, 1.0))
+    lines = [
+        (np.concatenate([np.stack([ones, tokens], 1), np.maximum(tokens[:, None] - hinges, 0.0)], 1), verify_s),
+        (np.stack([ones, running], 1), draft_s),
+        (np.stack([ones, running], 1), rest_s),
+    ]
+    fits = [np.empty((DRAWS // 4, design.shape[1])) for design, _ in lines]
+    for i in range(DRAWS // 4):
+        some = rng.integers(len(ones), size=len(ones))
+        for j, (design, seconds) in enumerate(lines):
+            weight = 1 / np.maximum(step_s[some], 1e-9)
+            fits[j][i], _ = nnls(design[some] * weight[:, None], seconds[some] * weight)
+    verify, draft, rest = (np.tile(own, (4, 1)) for own in fits)
+    basis = f"{len(ones):,} steps of the dump, their parts timed"
+    loads = (float(running.min()), float(running.max()))
+    return Recorded(verify, hinges, draft, rest, rng.standard_normal((DRAWS, 2)), server.gamma, loads, basis)

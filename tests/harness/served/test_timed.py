@@ -1,0 +1,81 @@
+"""What a log's own steps, with drafts and without, say of every k and load, beside servers whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.served.acceptance import Acceptance, acceptance_of, interval
+from harness.served.server import together
+from harness.served.sources.registry import read_files
+from harness.served.timed import Seen, seen
+from tests.harness.served.test_advice import advised
+from tests.harness.served.writing import Truth, vllm_log
+
+EAGLE = (0.72, 0.53, 0.38)
+LINE = Truth(EAGLE, base_s=0.008, token_s=5e-5, draft_s=6e-4)
+KNEE = Truth(EAGLE, base_s=0.008, token_s=2e-6, draft_s=5e-4, knee=128, beyond_s=1e-4)
+CONTEXT = Truth(EAGLE, base_s=0.006, token_s=2e-6, draft_s=3e-4, request_s=4e-5, knee=300, beyond_s=1.5e-5)
+LATE = Truth((0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.15), base_s=0.008, token_s=2e-6, draft_s=5e-4, knee=256, beyond_s=5e-5)
+
+
+def from_log(folder: Path, truth: Truth, loads: Sequence[int]) -> tuple[Seen, Acceptance]:
+    """What forty stretches of every load with drafts and thirty without say."""
+    (folder / "with.log").write_text(vllm_log(truth, [n for n in loads for _ in range(40)]))
+    (folder / "without.log").write_text(vllm_log(truth, [n for n in loads for _ in range(30)], k=lambda n: 0))
+    server = together(*read_files([folder / "with.log", folder / "without.log"], lambda *told: None))
+    acceptance = acceptance_of(server)
+    found = seen(server, "eagle3", acceptance)
+    assert found is not None
+    return found, acceptance
+
+
+def over_none(found: Seen, acceptance: Acceptance, k: int, running: int) -> np.ndarray:
+    speeds = [acceptance.tokens_drawn(one) / found.seconds(one, running) for one in (k, 0)]
+    return speeds[0] / speeds[1] - 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "loads"),
+    [
+        (LINE, (8, 32, 64)), (KNEE, (8, 32, 64)), (KNEE, (16, 64)), (CONTEXT, (16, 64, 160)), (CONTEXT, (64,)),
+        (LATE, (4, 16, 48)), (KNEE, (1, 2, 4)),
+    ],
+)  # fmt: skip
+def test_intervals_hold_the_truth_at_loads_that_ran(tmp_path: Path, truth: Truth, loads: Sequence[int]) -> None:
+    """Every k at every load that ran; k that were served are known to a few percent, which is what was measured."""
+    found, acceptance = from_log(tmp_path, truth, loads)
+    most = len(truth.survival)
+    for running in loads:
+        for k in range(1, most + 1):
+            right = truth.speed(k, running) / truth.speed(0, running) - 1
+            low, high = interval(over_none(found, acceptance, k, running))
+            # Within two points beside the interval where two loads of eight-fold tokens leave a knee anywhere.
+            slack = 0.2 if loads == (16, 64) and k < most else 0.02
+            assert low - slack <= right <= high + slack, (running, k)
+        served = over_none(found, acceptance, most, running)
+        assert np.ptp(interval(served)) < 0.3
+        assert np.median(served) == pytest.approx(truth.speed(most, running) / truth.speed(0, running) - 1, abs=0.06)
+
+
+def test_beyond_what_ran_nothing_is_promised_for_sure(tmp_path: Path) -> None:
+    """Loads of 1 to 4 say nothing of 64, where K = 3 loses a quarter; and no such load is looked at."""
+    found, acceptance = from_log(tmp_path, KNEE, (1, 2, 4))
+    widths = [np.ptp(np.log1p(interval(over_none(found, acceptance, 3, n)))) for n in (4, 8, 16, 32)]
+    assert sorted(widths) == widths
+    assert widths[-1] > 1.5
+    (tmp_path / "more").mkdir()
+    told = advised(tmp_path / "more", vllm_log(KNEE, [1, 2, 4] * 40), tmp_path / "without.log")
+    loads = told["loads"]
+    assert isinstance(loads, list)
+    assert max(one["running"] for one in loads) <= 8
+
+
+def test_a_server_that_loses_is_told_so(tmp_path: Path) -> None:
+    """At 64 running K = 3 is 6 % slower than no drafts and k = 1 60 % faster; one line for all loads said +46 %."""
+    found, acceptance = from_log(tmp_path, KNEE, (8, 32, 64))
+    assert np.quantile(over_none(found, acceptance, 3, 64), 0.975) < 0
+    assert np.quantile(over_none(found, acceptance, 1, 64), 0.025) > 0.3
