@@ -167,8 +167,10 @@ class Space:
 
 
 def request_caps(binding: int, largest: int) -> tuple[int, ...]:
-    """Caps worth trying: the largest allowed, and powers of two that bind, down to an eighth of what could run."""
-    return (*_powers(max(1, -(-binding // 8)), binding - 1), largest)
+    """Caps worth trying: the largest allowed, powers of two that bind, down to an eighth of what could run, and five, six and
+    seven eighths of it: where a promise breaks close to what could run, half of it would give up too much."""
+    near = {binding * eighths // 8 for eighths in (5, 6, 7)} - {0, binding}
+    return (*sorted({*_powers(max(1, -(-binding // 8)), binding - 1), *near}), largest)
 
 
 def _powers(low: int, high: int) -> tuple[int, ...]:

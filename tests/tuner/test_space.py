@@ -116,9 +116,10 @@ def test_a_search_ends_when_everything_was_tried(
 
 
 def test_request_caps_bind_or_do_not() -> None:
-    assert request_caps(64, 256) == (8, 16, 32, 256)
-    assert request_caps(256, 256) == (32, 64, 128, 256)
+    assert request_caps(64, 256) == (8, 16, 32, 40, 48, 56, 256)
+    assert request_caps(256, 256) == (32, 64, 128, 160, 192, 224, 256)
     assert request_caps(1, 256) == (256,)
+    assert request_caps(16, 256) == (2, 4, 8, 10, 12, 14, 256)
     assert request_caps(3, 4) == (1, 2, 4)
 
 
