@@ -167,9 +167,9 @@ class Space:
 
 
 def request_caps(binding: int, largest: int) -> tuple[int, ...]:
-    """Caps worth trying: the largest allowed, powers of two that bind, down to an eighth of what could run, and five, six and
+    """Caps worth trying: the largest allowed, powers of two that bind, down to an eighth of what could run, and five to
     seven eighths of it: where a promise breaks close to what could run, half of it would give up too much."""
-    near = {binding * eighths // 8 for eighths in (5, 6, 7)} - {0, binding}
+    near = {most for eighths in (5, 6, 7) if 0 < (most := binding * eighths // 8) < binding}
     return (*sorted({*_powers(max(1, -(-binding // 8)), binding - 1), *near}), largest)
 
 

@@ -302,20 +302,13 @@ def _who(r: Simulation) -> str:
     return who + (" (estimated)" if walked.confidences == "estimated" else "") + ("" if r.lossless else " (a bound)")
 
 
-def _tells(r: Simulation, plan: SweepPlan) -> bool:
-    """Whether a row can tell that it keeps a promise: enough requests finished, and it is known whether it keeps up."""
-    from simulator.capacity import enough
-
-    return enough(r.finished or 0, plan.slas) and (r.keeps_up is not None or r.load.users is not None)
-
-
 def _best(rows: Sequence[Simulation], plan: SweepPlan) -> list[Simulation]:
     """The rows, one a seed, of the system with most throughput, or speed, among those that an engine can be, and that keep
     up and the promise, as far as enough requests finished to tell."""
     figure = "throughput" if rows and rows[0].load.users is not None else "tps"
     systems: dict[System, list[Simulation]] = {}
     for r in rows:
-        if getattr(r, figure) is not None and r.lossless and r.keeps_promise and _tells(r, plan):
+        if getattr(r, figure) is not None and r.lossless and r.keeps_promise and r.tells(plan.slas):
             systems.setdefault(r.system, []).append(r)
     seeds = len({r.seed for r in rows})
     always = [own for own in systems.values() if len(own) == seeds]
@@ -328,7 +321,7 @@ def _best_by_load(plan: SweepPlan, rows: Sequence[Simulation], best: Mapping[Loa
     def at(load: Load) -> str:
         if best[load]:
             return _who(best[load][0])
-        if not all(_tells(r, plan) for r in rows if r.load == load and not r.error):
+        if not all(r.tells(plan.slas) for r in rows if r.load == load and not r.error):
             return "too few requests to tell"
         return f"nothing that keeps {'the promise' if plan.slas else 'up'}"
 
@@ -349,7 +342,7 @@ def _simulation_cells(r: Simulation, plan: SweepPlan) -> list[str]:
     cells += [_quantiles(r, "tpot"), _quantiles(r, "burst")]
     cells += ["–" if figure is None else f"{figure:.2f}" for figure in (r.tau, r.budget)]
     for promise in promises(plan.slas):
-        verdict = r.slas.get(promise.name) if _tells(r, plan) else None
+        verdict = r.slas.get(promise.name) if r.tells(plan.slas) else None
         cells.append("overload ✗" if overload else promise.attained(r.attained.get(promise.name), verdict))
     return cells
 

@@ -53,9 +53,8 @@ class Steps:
 def traces_of(server: Server, acceptance: Acceptance, name: str, kind: str, seed: int) -> tuple[Trace, list[str]]:
     """The trace of a served drafter, and how it was made, in sentences."""
     rng = np.random.default_rng([seed, 27])
-    requests = [one for one in server.told_apart if one.output_tokens > 1 and (one.rounds or one.drafts.accepted_at)]
-    gamma, told_apart = acceptance.gamma, sum(one.drafts.drafts for one in requests)
-    if told_apart and (len(requests) >= _FEW or told_apart >= _MOSTLY * server.drafts.drafts):
+    gamma = acceptance.gamma
+    if requests := _requests(server):
         steps = [_steps_of(one, gamma, rng) for one in requests]
         sizes = [(one.prompt_tokens or round(server.prompt_tokens or _PROMPT), one.output_tokens) for one in requests]
         rounds = any(one.rounds for one in requests)
@@ -83,6 +82,13 @@ def traces_of(server: Server, acceptance: Acceptance, name: str, kind: str, seed
     if any(anchors.confidence is None for _, anchors in parts):
         parts = [(response, replace(anchors, confidence=None)) for response, anchors in parts]
     return Trace.join(name, parts, drafting, kind), told
+
+
+def _requests(server: Server) -> list[ServedRequest]:
+    """Those told apart, where they are many, or most of what was served; else none."""
+    requests = [one for one in server.told_apart if one.output_tokens > 1 and (one.rounds or one.drafts.accepted_at)]
+    drafts = sum(one.drafts.drafts for one in requests)
+    return requests if drafts and (len(requests) >= _FEW or drafts >= _MOSTLY * server.drafts.drafts) else []
 
 
 def _drafting(server: Server) -> Drafting:
@@ -178,7 +184,10 @@ def keep_served(
         content=[name, kind, seed, server.drafts.drafts, list(acceptance.survival), acceptance.coverage, sources],
         sampling={**sampling, "max_new_tokens": int(np.diff(trace.offsets).max()) + 1}, seed=seed, prompt_source="served",
         checkpoint=settings.drafter,
-        plan={"synthesised": "served", "label": SERVED, "sources": sources, "assumptions": assumptions},
+        plan={
+            "synthesised": "served", "label": SERVED, "sources": sources, "assumptions": assumptions,
+            "averaged": not _requests(server),
+        },
     )  # fmt: skip
     return keep(info, [trace], store, say)
 

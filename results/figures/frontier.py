@@ -76,12 +76,14 @@ def _caption(view: View) -> str:
     if not view.slas:
         return "At the highest load that all were simulated at."
     able = {c.system for c in view.capacities}
-    never = [view.name(s) for s in sweep_figure.systems(view.points, bounds=False) if s not in able]
+    untold = sweep_figure.untold(view.points, view.slas)
+    never = [view.name(s) for s in sweep_figure.systems(view.points, bounds=False) if s not in able and s not in untold]
     caption = (
         f"≥: the most throughput of the loads simulated that keep {view.bounds}, ± that load's own noise. Beside it is the "
         "next load that breaks it: where that delivers much more, loads between may too. Gains compare what was simulated."
     )
-    return caption + (f" Within the bounds at no load simulated: {', '.join(never)}." if never else "")
+    caption += f" Within the bounds at no load simulated: {', '.join(never)}." if never else ""
+    return caption + (f" Too few requests finished to tell: {', '.join(map(view.name, untold))}." if untold else "")
 
 
 def _broken(c: Capacity) -> Cell:

@@ -179,6 +179,12 @@ def capacities(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[Capaci
     return sorted(found, key=lambda c: -c.throughput)
 
 
+def untold(points: Sequence[Simulation], slas: Sequence[Sla]) -> list[System]:
+    """Systems of which too little was simulated at every load to tell whether promises are kept."""
+    able = systems(points, bounds=False)
+    return [system for system, rows in by_system(points).items() if system in able and not any(r.tells(slas) for r in rows)]
+
+
 def attained(promise: Promise, point: Simulation) -> float | None:
     """The share of a point's requests that keeps a promise, or the mean; None where that was not counted."""
     return point.means.get(promise.slas[0].measure) if promise.share is None else point.attained.get(promise.name)
@@ -234,7 +240,9 @@ def _repeats(system: System, every: Sequence[System]) -> bool:
 
 
 def _within(system: System, rows: Sequence[Simulation], asked: Sequence[Promise]) -> Capacity | None:
-    """The most throughput of the loads that keep every promise; None if none does."""
+    """The most throughput of the loads that keep every promise, as far as they tell; None if none does."""
+    slas = [sla for promise in asked for sla in promise.slas]
+    rows = [row for row in rows if row.tells(slas)]
     good = [all(kept(promise, row) for promise in asked) for row in rows]
     if not any(good):
         return None

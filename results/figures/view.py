@@ -120,7 +120,7 @@ def draw_system(
         [f"{view.name(system)}{'' if row.lossless else ' (a bound)'}, {row.load.label}<br>"
          f"{row.told('throughput', ',.0f')} tok/s/GPU · {row.told('tps', '.1f')} tok/s of a user<br>"
          f"τ {row.told('tau', '.2f')} · budget {row.told('budget', '.2f')}"
-         f"{'<br>breaks a bound' if row.kept is False else ''}" for row, *_ in found],
+         f"{'<br>breaks a bound' if row.kept is False and row.tells(view.slas) else ''}" for row, *_ in found],
         colour=s.colour, symbol=s.symbol, evidence="simulated", **style,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ from results.figures.view import View, promise
 from results.store.commands import typed
 from results.store.runs import Provenance, provenance
 from results.store.studies import OVER_NONE, Study, StudyConfirmation
+from simulator.capacity import too_few
 from simulator.decision import FIGURES, Decision
 from simulator.errors import InputError
 from simulator.hardware.catalogue import profile_of
@@ -178,6 +179,10 @@ def from_sweep(view: View) -> Headline | None:
         where = f"On {view.sweep.profile.name} nothing that was simulated"
         if all(row.keeps_up is False for system in view.systems for row in view.rows(system)):
             return Headline(f"{where} keeps up with what arrives: overload.")
+        if untold := sweep.untold(view.points, view.slas):
+            most = max((row for system in untold for row in view.rows(system)), key=lambda row: row.finished or 0)
+            why = too_few(most.finished or 0, view.slas, most.load, view.sweep.plan.seconds)
+            return Headline(f"On {view.sweep.profile.name} nothing tells yet what keeps {view.promises}: {why}.")
         return Headline(f"{where} keeps the bound: {view.promises}.")
     best = view.capacities[0]
     bases = {kind: sweep.baseline(view.capacities, kind) for kind in ("mtp", "none")}
@@ -191,7 +196,13 @@ def from_sweep(view: View) -> Headline | None:
             continue
         value, half = sweep.gain(best, base)
         interval = "interval unknown" if math.isnan(half) else f"95 % {value - half:+.1%} to {value + half:+.1%}"
-        gains.append(Gain(f"{value:+.0%}", f"throughput over {name}", f"{interval}; {name} delivers {base.throughput:,.0f}"))
+        gains.append(
+            Gain(
+                f"{value:+.0%}",
+                f"throughput over {name}",
+                f"{interval}; {name} delivers {base.throughput:,.0f} at {_load(base)}",
+            )
+        )
         unclear += [] if value > half and not _may_pass(base, best) else [name]
     doubt = f", which is not clearly more than {listed(unclear)}" if unclear else ""
     headline = f"On {view.sweep.profile.name}{where} run {view.name(best.system)}: {much}{doubt}."

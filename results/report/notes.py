@@ -143,6 +143,12 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
             f"{SERVED.capitalize()}: an engine logged them, at the anchors that it visited under the policy that ran. At "
             "the served K a replay is exact, below it an estimate; longer drafts, and other drafters, are not in them."
         )
+    if run.averaged:
+        found.append(
+            f"No requests are told apart in these files: {counted(run.prompts, 'answer')} were made with their averages. They "
+            "do not differ as requests do, so that intervals over prompts, and counts of drafts, are of what was made, and too "
+            "narrow, also in what is decided; `harness advise` has the intervals of what was counted."
+        )
     if run.finished_at is None:
         found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
     for (drafter,), rows in missing.group_by("drafter", maintain_order=True):

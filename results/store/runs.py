@@ -140,6 +140,8 @@ class Provenance:
     """What decides its answers, as far as the run knows: hashes of its files, end tokens, numeric type."""
     sources: tuple[str, ...]
     """What a synthesised run was fitted to, and what was assumed beside; empty for a recorded one."""
+    averaged: bool
+    """Whether its answers were made with averages of what was served, for want of requests told apart."""
     drafters: tuple[DeclaredDrafter, ...]
     sampling: Mapping[str, Any]
     seed: int
@@ -207,6 +209,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         asked_with=asked_with(target),
         target_files={name: target[name] for name in TARGET_FILES if target.get(name) is not None},
         sources=tuple(line for name in ("sources", "assumptions") for line in json.loads(run["plan"]).get(name, ())),
+        averaged=bool(json.loads(run["plan"]).get("averaged")),
         drafters=drafters,
         sampling=json.loads(run["sampling"]),
         seed=run["seed"],

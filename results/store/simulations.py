@@ -11,10 +11,11 @@ import msgspec
 
 from results.store.database import decoded_rows
 from results.store.runs import kinds_in
+from simulator.capacity import enough
 from simulator.configuration import Configuration, System
 from simulator.load import Load
 from simulator.numbers import give_or_take
-from simulator.sla import canonical
+from simulator.sla import Sla, canonical
 
 LoadKind = Literal["users", "rate", "arrivals"]
 
@@ -89,6 +90,13 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
         """Whether every promise is kept, and it keeps up with what arrives, as far as is known; see `Outcome.kept`."""
         return self.keeps_up is not False and all(self.slas.values())
 
+    def tells(self, slas: Sequence[Sla]) -> bool:
+        """Whether it can tell whether promises are kept: enough requests finished, and it is known whether it keeps up. One
+        that does not keep up tells, and so does one of an older database, which does not know how many finished."""
+        if self.keeps_up is False or self.finished is None:
+            return True
+        return enough(self.finished, slas) and (self.keeps_up is not None or self.load.users is not None)
+
     def is_of(self, run: Configuration) -> bool:
         """Whether it is of what is run, request caps aside."""
         return self.system == run.system
@@ -142,7 +150,7 @@ def averaged(group: Sequence[Simulation]) -> Simulation:
     keep_up = {one.keeps_up for one in fine}
     return msgspec.structs.replace(
         fine[0], seeds=len(fine), **made,
-        finished=sum(one.finished or 0 for one in fine),
+        finished=None if any(one.finished is None for one in fine) else sum(one.finished or 0 for one in fine),
         keeps_up=False if False in keep_up else None if None in keep_up else True,
         stationary=all(one.stationary for one in fine),
         slas={name: all(one.slas[name] for one in fine) for name in fine[0].slas},

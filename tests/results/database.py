@@ -175,6 +175,7 @@ def point(number: int, drafter: str, policy: str, users: int, throughput: float 
         "throughput": throughput, "throughput_half_width": throughput / 100, "tps": tps, "tps_half_width": tps / 50,
         "tau": 3.0, "tau_half_width": 0.01, "budget": 5.0, "budget_half_width": 0.0, "wasted": 0.4, "running": users * 1.0,
         "attainment": 1.0, "goodput": throughput, "stationary": True, "means": {"tps": tps, "ttft": 0.1, "tpot": 1 / tps},
+        "finished": 1000,
         "quantiles": quantiles, "step_s": {"overhead": 0.001, "draft": 0.002, "attention": 0.0005, "target": 0.004},
         "slas": {"mean_tps>=50": tps >= 50}, "warnings": [],
     } | more  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -14,6 +15,8 @@ from results.figures import sensitivity, step_time, validation
 from results.figures import study as study_figure
 from results.figures import sweep as sweep_figure
 from results.figures.sweep import Sweep, baseline, capacities, find_sweep, leaders, main_kind, paper_curves, systems
+from results.figures.view import View
+from results.report.headline import from_sweep
 from results.store.database import Store
 from results.store.queries import latest_of
 from results.store.sensitivities import Deviation, keep_sensitivity, read_sensitivity
@@ -348,3 +351,26 @@ def test_a_point_at_which_nothing_was_said_is_no_result() -> None:
     _, points = swept([{**point(0, "mtp", "fixed:1", 1, 9), "throughput": 0}, point(1, "eagle3", "fixed:1", 1, 9)])
     assert [s.recording.drafter for s in systems(points)] == ["eagle3"]
     assert [s.recording.drafter for s in sweep_figure.by_system(points)] == ["eagle3"]
+
+
+def test_too_few_requests_tell_of_no_promise() -> None:
+    """32 answers keep a promise to 95 % of them by chance; a load that seems to break it, on as few, breaks nothing yet."""
+    few, some = ({"attained": {"tps>=50": share}, "finished": n} for share, n in ((1.0, 32), (0.9, 32)))
+    many = {"attained": {"tps>=50": 1.0}, "finished": 400}
+    _, points = swept([
+        point(0, "dspark", "fixed:7", 10, 1000, **few), point(1, "dspark", "fixed:7", 80, 2000, **some),
+        point(2, "mtp", "fixed:1", 10, 900, **many), point(3, "mtp", "fixed:1", 80, 1800, **some),
+    ])  # fmt: skip
+    share = [Sla.parse("tps>=50")]
+    [capacity] = capacities(points, share)
+    assert (capacity.system.recording.drafter, capacity.near.load.size, capacity.broken) == ("mtp", 10, None)
+    assert [system.recording.drafter for system in sweep_figure.untold(points, share)] == ["dspark"]
+
+
+def test_a_report_of_too_few_requests_says_how_many_it_takes() -> None:
+    few = {"attained": {"tps>=50": 1.0}, "finished": 32}
+    sweep, points = swept([point(0, "dspark", "fixed:7", 10, 1000, **few), point(1, "none", "none", 10, 500, **few)])
+    plan = msgspec.structs.replace(sweep.plan, slas=[Sla.parse("tps>=50")])
+    headline = from_sweep(View(replace(sweep, plan=plan), points, []))
+    assert headline is not None
+    assert "takes 100 to tell" in headline.headline

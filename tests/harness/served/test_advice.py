@@ -428,6 +428,19 @@ def test_averages_are_met_by_the_run_made_of_them(tmp_path: Path) -> None:
     assert shares == pytest.approx([0.8, 0.6, 0.3], abs=0.03)
 
 
+def test_a_report_of_averages_says_that_its_intervals_are_of_made_answers(tmp_path: Path) -> None:
+    """200 answers made of a log's averages are not what 200 requests would be; of requests told apart nothing is said."""
+    (tmp_path / "log").write_text(vllm_log(Truth(), LOADS))
+    (tmp_path / "answers").write_text(answers(60))
+    pages = []
+    for file in ("log", "answers"):
+        out = ("--out", tmp_path / f"{file} runs")
+        assert run("import", tmp_path / file, "--drafter", "mine=eagle3", *out).exit_code == 0
+        assert run("report", "latest", *out).exit_code == 0
+        pages.append(next((tmp_path / f"{file} runs").glob("*/report.html")).read_text())
+    assert ["were made with their averages" in page for page in pages] == [True, False]
+
+
 @pytest.mark.slow
 def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(answers(30))
