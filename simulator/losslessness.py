@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ BATCHES = (1, 2, 5, 8, 40)
 """Requests that decode together, in turn."""
 _MOST, _LONGEST, _STEPS = 512, 16, 300
 """What a compiled form is held to the policy in: requests of the largest batch, the longest block, steps at random."""
+_TIMED = 50
 TOGETHER = 8
 """Times that all of these go by before a policy begins anew: what it learns reaches so far."""
 
@@ -48,6 +50,26 @@ class Texts:
     """How often ℓ = 0..γ of a draft was verified."""
     repeats: bool
     """Whether the policy, made anew and asked the same, decided the same."""
+
+    @property
+    def verified(self) -> float:
+        """The share of rounds in which anything of a draft was verified."""
+        return float(1 - self.lengths[0] / self.lengths.sum())
+
+
+def deciding_s(spec: PolicySpec, requests: int, seed: int) -> float:
+    """Seconds that a policy takes to decide for a step of so many requests in plain Python, the median of many steps."""
+    policy, rng = spec.bind(_cost()), np.random.default_rng(seed)
+    load, took_s = StepLoad(requests, context_tokens=500 * requests), list[float]()
+    for _ in range(_TIMED):
+        shown = rng.random((requests, GAMMA)).tolist()
+        past = [[_any_round(rng, GAMMA, requests)] for _ in range(requests)]
+        began_s = perf_counter()
+        k = min(policy.draft(load, GAMMA), GAMMA)
+        verified = verify_lengths(policy, StepView(policy, [k] * requests, [c[:k] for c in shown], past, load=load))
+        policy.learn(verified, [0] * requests)
+        took_s.append(perf_counter() - began_s)
+    return float(np.median(took_s))
 
 
 def law() -> Floats:

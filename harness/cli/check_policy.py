@@ -13,9 +13,14 @@ from simulator.errors import AnswerIsNo
 
 if TYPE_CHECKING:
     from simulator.losslessness import Texts
+    from simulator.policies import PolicySpec
 
 SURE = 1e-6
 """A lossless policy is called lossy no more often than this."""
+RUNNING, STEP_S = 32, 0.02
+"""Of the server for which is told how long a policy takes to simulate."""
+UNTESTED = 3
+"""Exit code where too little was verified to test, or where no result of a policy can be had again."""
 POWER = 0.8
 SELDOM = 0.05
 """Share of rounds in which something has to be verified for a policy to be tested."""
@@ -30,9 +35,9 @@ def check_policy(
     as_json: AsJson = False,
 ) -> None:
     """Decode a small world whose law is known under a policy, and test what comes out: exit 0 lossless as far as can be
-    told, 1 not."""
+    told, 1 not, 3 where it verifies too little to tell, or decides otherwise when it is asked again."""
     from simulator.losslessness import texts_under
-    from simulator.policies import CausalityError, PeekError, PolicySpec
+    from simulator.policies import NO_DRAFTER, CausalityError, PeekError, PolicySpec
 
     with user_errors("harness"):
         spec = PolicySpec.asked(policy)
@@ -48,16 +53,20 @@ def check_policy(
                 "policy",
                 {
                     "policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), "repeats": found.repeats,
-                    **asdict(tested),
+                    "tested": found.verified >= SELDOM, **asdict(tested),
                 },
             )  # fmt: skip
         if not tested.lossless:
             raise AnswerIsNo(
                 f"policy {spec}: is not lossless: texts have another law than the target's, χ² {tested.chi2:.0f} where "
-                f"{tested.usual} is usual, p {tested.p:.0e}; it decides about a token by what was drafted there or later"
+                f"{tested.usual} is usual, {_chance(tested.p)}; it decides about a token by what was drafted there or later"
             )
         if not as_json:
             _print(str(spec), found, tested)
+            if spec.own is not None and spec.own.slow:
+                _print_pace(spec, seed)
+        if spec != NO_DRAFTER and (found.verified < SELDOM or not found.repeats):
+            raise typer.Exit(UNTESTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +95,26 @@ def _tested(found: Texts) -> Tested:
     return Tested(float(statistic), usual, float(chance), float((away / total) ** 0.5), bool(chance >= SURE))
 
 
+def _chance(p: float) -> str:
+    return f"p {p:.2g}" if p > 0 else "p < 1e-300"
+
+
+def _print_pace(spec: PolicySpec, seed: int) -> None:
+    """How long it takes to simulate."""
+    from simulator.losslessness import deciding_s
+
+    step_s = deciding_s(spec, RUNNING, seed)
+    say(
+        plain_console(),
+        f"In plain Python it decides for {RUNNING} requests in {1e3 * step_s:.2g} ms: a simulated minute of steps of "
+        f"{1e3 * STEP_S:g} ms takes {60 / STEP_S * step_s:.2g} s longer than under a policy of this package.",
+    )
+
+
 def _print(policy: str, found: Texts, tested: Tested) -> None:
     total, rounds, console = int(found.counts.sum()), int(found.lengths.sum()), plain_console()
-    so_far = f"χ² {tested.chi2:.0f} where {tested.usual} is usual, p {tested.p:.2g}"
-    verified = 1 - found.lengths[0] / rounds
+    so_far = f"χ² {tested.chi2:.0f} where {tested.usual} is usual, {_chance(tested.p)}"
+    verified = found.verified
     if not verified:
         say(console, f"{policy}: verified nothing in {rounds:,} rounds: that is lossless, and nothing of it was tested.")
         return

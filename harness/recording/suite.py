@@ -222,16 +222,20 @@ def _said(left_out: Counter[str]) -> list[str]:
 
 
 def _file_prompts(task: Task, path: Path, limit: int | None, left_out: Counter[str]) -> list[Prompt]:
-    """Prompts of a task's file; what cannot be asked again is counted in `left_out`. Raises InputError."""
-    return [prompt for prompt, _ in _file_conversations(task, path, limit, left_out)]
+    """Prompts of a task's file; what cannot be asked again, or says the same as an earlier one, is counted in `left_out`.
+
+    Intervals are over prompts, which must be independent; one that is asked twice would count as two. Raises InputError.
+    """
+    return [prompt for prompt, _ in _file_conversations(task, path, limit, left_out, distinct=True)]
 
 
 def _file_conversations(
-    task: Task, path: Path, limit: int | None, left_out: Counter[str]
+    task: Task, path: Path, limit: int | None, left_out: Counter[str], *, distinct: bool = False
 ) -> list[tuple[Prompt, Conversation]]:
-    """`_file_prompts`, each with what was answered."""
+    """`_file_prompts`, each with what was answered; of one prompt there may be several answers, unless `distinct`."""
     found: list[tuple[Prompt, Conversation]] = []
     seen: set[str] = set()
+    texts: set[tuple[str, ...]] = set()
     try:
         for number, row in rows(path):
             if limit is not None and len(found) == limit:
@@ -244,6 +248,11 @@ def _file_conversations(
                 continue
             except ValueError as error:
                 raise InputError(f"{path}, line {number}: {error}") from None
+            text = (asked.system, *asked.turns)
+            if distinct and text in texts:
+                left_out["that say the same as an earlier one"] += 1
+                continue
+            texts.add(text)
             if prompt.prompt_id in seen:
                 raise InputError(f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too")
             seen.add(prompt.prompt_id)

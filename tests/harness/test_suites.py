@@ -200,6 +200,18 @@ def test_prompts_that_a_published_file_leaves_out_are_no_prompts(tmp_path: Path)
     assert any("4 whose text" in note for note in suite.notes)
 
 
+def test_a_prompt_that_is_asked_twice_counts_once(tmp_path: Path) -> None:
+    """Twelve times one text would be an interval of no width; a further turn makes another prompt."""
+    rows = [{"id": f"p{i}", "turns": ["What is 3 + 4?"]} for i in range(12)]
+    rows += [{"id": "p0", "turns": ["What is 3 + 4?"]}, {"id": "more", "turns": ["What is 3 + 4?", "And 5?"]}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = load_suite("math_code_chat", data_dir=tmp_path)
+    assert [prompt.prompt_id.rpartition("/")[2] for prompt in suite.prompts] == ["p0", "more"]
+    assert "prompts left out: 12 that say the same as an earlier one" in suite.notes
+    few = load_suite("math_code_chat", data_dir=tmp_path, limit=2)
+    assert len(few.prompts) == 2
+
+
 def test_the_date_told_to_templates_is_a_setting(folder: Path) -> None:
     before = load_suite(str(folder))
     (folder / "suite.yaml").write_text(SUITE + "generation: {today: 2025-03-05}\n")
