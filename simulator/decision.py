@@ -41,6 +41,8 @@ GAINS: Mapping[Figure, str] = {
 DRAWS = 200
 """Draws of a decision, with another profile each."""
 MANY_LOADS = 3
+_REASONS = 3
+"""Why an engine runs nothing, told of so many policies."""
 
 
 def draws_at(loads: int) -> int:
@@ -108,7 +110,9 @@ def choose(
         less = (
             "add what it has to --policy, as none and fixed" if fits else f"--request-cap {most} is the most that it takes"
         )
-        return f"{engine.name} runs nothing of what was simulated; {less}"
+        why = dict.fromkeys(f"{s.candidate.policy}: {refused(engine, s.candidate, target)}" for s in simulated if fits)
+        told = f" ({'; '.join(list(why)[:_REASONS])})" if why else ""
+        return f"{engine.name} runs nothing of what was simulated{told}; {less}"
     keeps = "keeps the promise" if promised else "keeps up with what arrives"
     if not kept:
         return f"nothing that was simulated {keeps}"

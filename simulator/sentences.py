@@ -13,6 +13,9 @@ from simulator.numbers import counted
 from simulator.records import Recording
 from simulator.sla import Promise
 
+WORTH_TELLING = 0.01
+"""A gain of what an engine cannot run that is told though it is not sure."""
+
 
 def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) -> list[str]:
     """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes.
@@ -70,9 +73,10 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         said.append(
             f"The next best, {d.runner_up.over}, gives {signed(-_lost(d.runner_up))} (95 %: {low} to {high}){clear}."
         )
-    if d.better is not None and d.better.all.low > 0:
+    if d.better is not None and (d.better.all.low > 0 or d.better.all.value > WORTH_TELLING):
         more = f"{signed(d.better.all.value)} ({_interval(d.better)})"
-        said.append(f"{d.engine_name} cannot run {d.better.over}, which would add {more}.")
+        surely = "would add" if d.better.all.low > 0 else "may be better, which is not sure:"
+        said.append(f"{d.engine_name} cannot run {d.better.over}, which {surely} {more}.")
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(
         f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."

@@ -111,6 +111,14 @@ def test_more_requests_than_an_engine_takes_are_not_chosen() -> None:
     assert why == "llama.cpp runs nothing of what was simulated; --request-cap 256 is the most that it takes"
 
 
+def test_why_an_engine_runs_nothing_is_told_of_each_policy() -> None:
+    """A block of seven is not cut to three, though fixed:3 was asked for."""
+    why = choose([simulated(DSPARK, policy, 100) for policy in ("fixed:3", "prefix_scheduler")], VLLM)
+    assert isinstance(why, str)
+    assert "fixed:3: vLLM drafts a block of 3 where 7 were recorded" in why
+    assert "prefix_scheduler: vLLM has no prefix_scheduler" in why
+
+
 def test_what_was_not_simulated_is_not_ruled_out() -> None:
     scheduled = simulated(DSPARK.showing("calibrated"), "prefix_scheduler", 150)  # which vLLM has not
     choice = choose([simulated(NOTHING, "none", 100), scheduled], VLLM)
