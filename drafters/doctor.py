@@ -115,12 +115,34 @@ class Diagnosis:
         sure = low > 0 or _no_chance(*self.ahead(reading, base), self.error / 2)
         return more > _LEAST * self.length(reading) and sure
 
+    def parts(self, reading: Reading) -> list[Reading]:
+        """Readings of some of a combination's conventions that accept as much as it, or more."""
+        words = {*reading.variant.words}
+        parts = (r for r in self.readings if r.variant.words and {*r.variant.words} < words)
+        return [part for part in parts if self.length(part) >= self.length(reading)]
+
+    @cached_property
+    def _clear(self) -> list[Reading]:
+        """Readings that are clearly better than the declared one."""
+        # How long a block is hardly shows in what is accepted of it.
+        return [r for r in self.readings if self.surpasses(r) and r.variant.changes.keys() != {"block"}]
+
+    @cached_property
+    def unsure(self) -> tuple[Reading, Reading] | None:
+        """(a reading that may be better than the best, a combination of it that clearly is and accepts no more than it): as
+        where one answer differs much. Nothing speaks for the combination then, and too little for its part."""
+        pairs = [
+            (part, r) for r in self._clear for part in self.parts(r) if part not in self._clear and not self.parts(part)
+        ]
+        open_ = [(part, r) for part, r in pairs if self.surpasses(r, self.best)]
+        return max(open_, key=lambda pair: (self.length(pair[0]), self.length(pair[1])), default=None)
+
     @cached_property
     def best(self) -> Reading:
         """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
-        nearest to what is declared that cannot be told from it: of rotary angles the target's, where they are among them."""
-        # How long a block is hardly shows in what is accepted of it.
-        clear = [r for r in self.readings if self.surpasses(r) and r.variant.changes.keys() != {"block"}]
+        nearest to what is declared that cannot be told from it: of rotary angles the target's, where they are among them. A
+        combination whose `parts` accept as much is none of them."""
+        clear = [r for r in self._clear if not self.parts(r)]
         if not clear:
             return self.readings[0]
         most = max(clear, key=self.length)
@@ -128,6 +150,11 @@ class Diagnosis:
         nearest = min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
         alike = (r for r in rivals if r.variant.changes.keys() == nearest.variant.changes.keys())
         return next((r for r in alike if THEIRS in r.variant.words), nearest)
+
+    @property
+    def leading(self) -> Reading:
+        """The best reading, or the one that may be better."""
+        return self.best if self.unsure is None else self.unsure[0]
 
     @property
     def chance(self) -> float:
@@ -149,8 +176,8 @@ class Diagnosis:
 
     @property
     def better(self) -> Reading | None:
-        """The best reading, where it is clearly better than the declared one."""
-        return self.best if self.best is not self.readings[0] else None
+        """The best reading, where it is clearly better than the declared one and no other may be better."""
+        return self.best if self.best is not self.readings[0] and self.unsure is None else None
 
     @property
     def alike(self) -> list[Reading]:
@@ -285,7 +312,8 @@ class _Readings:
     @property
     def wrong(self) -> bool:
         """Whether it cannot be read as it declares, or something else is clearly better."""
-        return self.failure is not None or self.found().better is not None
+        found = self.found()
+        return self.failure is not None or found.best is not found.readings[0] or found.unsure is not None
 
     def found(self) -> Diagnosis:
         """What is known by now."""

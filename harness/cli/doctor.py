@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,7 +77,7 @@ def doctor(
                 say(plain_console(), f"--corrected: {refused}")
             elif written is not None:
                 say(plain_console(), f"{corrected}: the same drafter, declared so, as {written} writes it")
-            if found.beats_chance and (found.better is None or not refused):
+            if found.beats_chance and found.unsure is None and (found.better is None or not refused):
                 _print_next(seen, checkpoint, target, None if written is None else corrected, chat_template)
         judge(found, checkpoint)
 
@@ -131,6 +131,7 @@ def _corrected(seen: _Examined, checkpoint: str, folder: Path) -> tuple[str | No
     better = seen.found.better if seen.found.beats_chance else None
     if better is None:
         why = "no other reading is clearly better" if seen.found.beats_chance else "that it drafts at all is not sure"
+        why = "which reading is better is not sure" if seen.found.unsure is not None else why
         return None, f"nothing is written to {folder}, for {why}"
     try:
         return _correct(read_otherwise(seen.declared, better.variant), checkpoint, folder, seen.target), ""
@@ -150,6 +151,14 @@ def _correct(declared: Declared, checkpoint: str, folder: Path, model: Target) -
 
 def judge(found: Diagnosis, checkpoint: str) -> None:
     """Raise AnswerIsNo where the declared conventions are not those to draft with."""
+    if found.unsure is not None:
+        part, both = found.unsure
+        more, low, high = found.gain(part)
+        raise AnswerIsNo(
+            f"{checkpoint}: cannot be told yet: {part.variant.name} may give {more:+.2f} tokens a draft ({low:+.2f} to "
+            f"{high:+.2f}) over what it declares, and {both.variant.name}, which is clearly better, gives no more; take "
+            f"more answers than {len(found.anchors)} with --texts N (and --prompts, where there are no more)"
+        )
     if not found.beats_chance and found.may_beat_chance:
         answers, best = counted(len(found.anchors), "answer"), found.best
         raise AnswerIsNo(
@@ -181,17 +190,17 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
     lines = []
-    by_words = {frozenset(reading.variant.words): reading for reading in found.readings}
-    shown = [reading for reading in found.readings if _adds(found, reading, by_words)]
-    for reading in sorted(shown, key=lambda one: (one is not found.best, -found.length(one))):
+    shown = [reading for reading in found.readings if not found.parts(reading)]
+    for reading in sorted(shown, key=lambda one: (one is not found.leading, -found.length(one))):
         more, low, high = found.gain(reading)
         change = f"{more:+.2f} ({low:+.2f} to {high:+.2f})" if reading.variant.changes else "–"
         shares = [f"{share:.0%}" for share in reading.survival]
         lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, *shares])
     print_table(console, heads, lines, tuple(str(k) for k in range(found.gamma, 1, -1)))
     if len(shown) < len(found.readings):
-        left = counted(len(found.readings) - len(shown), "pair")
-        say(console, f"left out: {left} that accept no more than one of their halves")
+        left = len(found.readings) - len(shown)
+        told = "that accepts no more than a part of it" if left == 1 else "that accept no more than a part of them"
+        say(console, f"left out: {counted(left, 'combination')} {told}")
     anchors, gamma = int(found.anchors.sum()), seen.declared.gamma
     kind = str(seen.target.dtype).removeprefix("torch.")
     first = (
@@ -209,7 +218,7 @@ def _print(seen: _Examined, checkpoint: str) -> None:
         say(console, f"its tensors cannot be read with {', '.join(alone)}")
     if found.dismissed:
         say(console, f"no better on a third of the answers, and not read on: {', '.join(found.dismissed)}")
-    if found.beats_chance and found.better is None:
+    if found.beats_chance and found.better is None and found.unsure is None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
         say(console, f"The declared conventions fit: none is clearly better{told}.")
@@ -217,13 +226,6 @@ def _print(seen: _Examined, checkpoint: str) -> None:
         say(console, f"left out: {counted(seen.left_out, 'answer')}, too short or mostly of one token")
     if told := asked_with({"chat_template": seen.chat_template}):
         say(console, told)
-
-
-def _adds(found: Diagnosis, reading: Reading, by_words: Mapping[frozenset[str], Reading]) -> bool:
-    """Whether a reading is of one convention, or accepts more than each of its own by itself."""
-    words = reading.variant.words
-    halves = [by_words[frozenset({word})] for word in words if frozenset({word}) in by_words] if len(words) > 1 else []
-    return all(found.length(reading) > found.length(half) for half in halves)
 
 
 def _print_next(seen: _Examined, checkpoint: str, target: str, corrected: Path | None, chat_template: str | None) -> None:
@@ -247,11 +249,13 @@ def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
     verdict = "other" if found.better is not None else "declared"
     if not found.beats_chance:
         verdict = "open" if found.may_beat_chance else "chance"
-    more, low, high = found.gain(found.best)
+    if found.unsure is not None:
+        verdict = "open"
+    more, low, high = found.gain(found.leading)
     return {
         "checkpoint": checkpoint, "target": target, "format": found.format, "gamma": found.gamma,
         "declared": dict(found.conventions), "verdict": verdict,
-        "best": found.best.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
+        "best": found.leading.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
         "positions": int(found.anchors.sum()), "texts": len(found.anchors),
         "alike": [reading.variant.name for reading in found.alike], "impossible": list(found.impossible),
         "dismissed": list(found.dismissed),

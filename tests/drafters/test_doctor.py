@@ -123,6 +123,30 @@ def test_of_angles_that_cannot_be_told_apart_the_targets_are_taken() -> None:
     assert less.better is readings[1]
 
 
+@pytest.mark.parametrize(("first", "sure"), [(400.0, False), (20.0, True)])
+def test_a_combination_never_wins_over_a_part_that_accepts_as_much(first: float, sure: bool) -> None:
+    """As found: a base of the angles gave most, in one answer above all, and that with a norm that is no such less, but in
+    more of them; a wrong base gave a little in each. The base is the answer, or it takes more of them to tell."""
+    declared = np.full(24, 50.0)
+    words: list[tuple[str, ...]] = [(), ("base 1",), ("base 1", "norms"), ("base 2",)]
+    more = [np.zeros(24), np.array([first, *[12.0, -9.0] * 11, 10.0]), np.array([9.0] * 24), np.array([4.0, 5.0] * 12)]
+    if sure:
+        more[1] = np.array([20.0, 21.0] * 12)
+    readings = [
+        Reading(Variant({word.split()[0] + word[-1]: 1 for word in said}, said), declared + own, declared, (0.5,))
+        for said, own in zip(words, more, strict=True)
+    ]
+    found = Diagnosis("x", {}, 1, np.full(24, 63.0), np.full(24, 3.0), tuple(readings), ())
+    assert found.length(readings[1]) > found.length(readings[2])
+    assert found.surpasses(readings[2])
+    assert found.surpasses(readings[1]) is sure
+    assert found.parts(readings[2]) == [readings[1]]
+    assert found.better is (readings[1] if sure else None)
+    assert found.unsure == (None if sure else (readings[1], readings[2]))
+    with pytest.raises(AnswerIsNo, match="better with base 1: " if sure else r"cannot be told yet: base 1 .*--texts"):
+        judge(found, "a head")
+
+
 def test_answers_of_one_token_are_left_out_unless_most_are_such(monkeypatch: pytest.MonkeyPatch) -> None:
     for loops, kept in ((1, 7), (4, 4), (5, 8)):
         said = {i: SimpleNamespace(token_ids=[7] * 9 + [8] * 3 if i < loops else [*range(12)]) for i in range(8)}
