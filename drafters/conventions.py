@@ -205,6 +205,7 @@ def _of_masks(settings: BlockSettings, target: Target) -> Iterator[Variant]:
 
 
 def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Angles by words: every scaling there is, of draft and target, with every base that is usual or one of theirs."""
     declared = dict(settings.shape.rotary)
     turned = {key: value for key, value in declared.items() if key != "interleaved"}
     yield from (
@@ -212,13 +213,13 @@ def _rotaries(target: Target, settings: PairSettings | BlockSettings) -> Iterato
     )
     own = getattr(target.config, "rope_parameters", None) or {}
     theirs = dict(own.get("full_attention") or own)  # by kinds of layers, or of all
-    own_base = turned.get("rope_theta")
     bases = sorted({*_BASES, *(float(base) for of in (turned, theirs) if (base := of.get("rope_theta")))})
     for base in bases:
         yield f"plain, base {base:g}", {"rope_type": "default", "rope_theta": base}
     if "rope_theta" in theirs:
-        yield "the target's", theirs
-        yield f"scaled as the target's, base {own_base:g}", {**theirs, "rope_theta": own_base}
+        yield THEIRS.removeprefix("rotary "), theirs
+        for base in bases if theirs.get("rope_type", "default") != "default" else ():
+            yield f"scaled as the target's, base {base:g}", {**theirs, "rope_theta": base}
     if turned.get("rope_type", "default") != "default":
         for base in bases:
             yield f"scaled as declared, base {base:g}", {**turned, "rope_theta": base}

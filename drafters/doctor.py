@@ -140,13 +140,13 @@ class Diagnosis:
     @cached_property
     def best(self) -> Reading:
         """The declared reading where none is clearly better; of those that are, the one of which most is accepted, or the
-        nearest to what is declared that cannot be told from it: of rotary angles the target's, where they are among them. A
+        nearest to what is declared that none surpasses: of rotary angles the target's, where they are among them. A
         combination whose `parts` accept as much is none of them."""
         clear = [r for r in self._clear if not self.parts(r)]
         if not clear:
             return self.readings[0]
         most = max(clear, key=self.length)
-        rivals = [r for r in clear if r is most or not self.surpasses(most, r)]
+        rivals = [r for r in clear if r is most or not any(self.surpasses(other, r) for other in clear)]
         nearest = min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
         alike = (r for r in rivals if r.variant.changes.keys() == nearest.variant.changes.keys())
         return next((r for r in alike if THEIRS in r.variant.words), nearest)
@@ -255,10 +255,10 @@ def diagnose(
         seen.together((best[0], other) for other in singles)
     if seen.wrong or not seen.found().beats_chance:  # or two that each leave nothing
         seen.together(combinations([one for one in singles if one.changes.keys() & DECISIVE], 2))
-    for _ in range(_FURTHER):  # or a third, and a fourth
-        both = seen.found().best.variant
-        if len(both.words) > 1:
-            seen.together((both, other) for other in singles)
+    for _ in range(_FURTHER):  # or a third, and a fourth; or a second, where the best is not the one that accepts most
+        so_far = seen.found().best.variant
+        if so_far.words:
+            seen.together((so_far, other) for other in singles)
     if seen.failure and not any(reading.accepted.any() for reading in seen.readings):
         raise seen.failure
     advance(len(seen.tried), len(seen.tried))

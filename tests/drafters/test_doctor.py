@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -281,6 +281,36 @@ def test_every_convention_that_can_differ_is_flipped_and_no_other(target: Target
     assert LAYER["rope_theta"] not in (1e4, 5e5, 1e6)
     assert "rotary scaled as declared, base 500000" in turned
     assert "the sequential head" in tried(zlab, target, "markov_head.markov_w1.weight")
+
+
+def test_the_targets_scaling_is_read_with_every_usual_base(target: Target) -> None:
+    """As found: a draft of the target's scaling and a base of its own, declared plain, was written with a wrong base."""
+    own = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    scaled = SimpleNamespace(
+        config=SimpleNamespace(rope_parameters=own), num_layers=target.num_layers, tokenizer=target.tokenizer
+    )
+    declared = declare(Checkpoint("mine", PUBLISHED["EAGLE-3 (SpecForge, SGLang)"]), facts_of(target))
+    found = {one.name: one for one in flips(declared, cast("Target", scaled), {}) if "shape" in one.changes}
+    bases = {dict(one.changes["shape"].rotary)["rope_theta"] for name, one in found.items() if "target's" in name}
+    assert bases == {1e4, 5e5, 1e6, LAYER["rope_theta"]}
+    assert dict(found["rotary the target's"].changes["shape"].rotary) == own
+    assert "rotary scaled as the target's, base 10000" not in found  # it is that
+    assert not {name for name in tried(PUBLISHED["EAGLE-3 (SpecForge, SGLang)"], target) if "scaled as the target" in name}
+
+
+def test_of_angles_alike_none_is_taken_that_another_surpasses() -> None:
+    """The target's own are no better guess than any where a third is surely better than they."""
+    declared = np.full(24, 50.0)
+    words = ["rotary plain, base 1e+06", "rotary the target's", "rotary plain, base 500000"]
+    more = [np.zeros(24), *(np.array([a, b] * 12) for a, b in ((62.0, 1.0), (22.0, 24.0), (26.0, 28.0)))]
+    readings = [
+        Reading(Variant({"rotary": word} if word else {}, (word,) if word else ()), declared + own, declared, (0.5,))
+        for word, own in zip(["", *words], more, strict=True)
+    ]
+    found = Diagnosis("x", {}, 1, np.full(24, 63.0), np.full(24, 3.0), tuple(readings), ())
+    assert not found.surpasses(readings[1], readings[2])
+    assert found.surpasses(readings[3], readings[2])
+    assert found.better is readings[1]
 
 
 def test_each_of_several_taps_is_asked_about_by_itself(target: Target) -> None:
