@@ -24,6 +24,10 @@ _CRI = re.compile(r"^\d{4}-\d\d-\d\dT\S+ std(?:out|err) [FP] ")
 """What Kubernetes writes before each line."""
 
 
+class NotCsv(InputError):
+    """What is no JSON is no CSV either."""
+
+
 @lru_cache(maxsize=4096)
 def folded(name: object) -> str:
     """A column's name without case, spaces and signs: `Request tokens` and `request_tokens` are one."""
@@ -74,13 +78,13 @@ def _csv_rows(file: Path, head: str) -> Iterator[tuple[int, Row]]:
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise InputError(
+                    raise NotCsv(
                         f"{file}, line {reader.line_num}: has {'more' if None in row else 'fewer'} columns than the first"
                     )
                 if any(value.strip() for value in row.values()):  # tables are exported with empty rows at the end
                     yield reader.line_num, row
         except csv.Error as error:
-            raise InputError(f"{file}, line {reader.line_num}: is no CSV ({error})") from None
+            raise NotCsv(f"{file}, line {reader.line_num}: is no CSV ({error})") from None
 
 
 def _is_document(head: str) -> bool:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.recording.conversations import Conversation, Unusable, conversation_of
+from harness.recording.conversations import FORMS, Conversation, Unusable, conversation_of
 from simulator.errors import InputError, first_paragraph
 from simulator.records import Sampling
-from simulator.tabular import rows
+from simulator.tabular import NotCsv, rows
 
 Source = Literal["bundled", "suite", "data-dir", "hub"]
 """Whose prompts they are: of a suite that comes with the package, or of a folder of one's own; of `--data-dir`, the hub."""
@@ -257,6 +257,9 @@ def _file_conversations(
                 raise InputError(f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too")
             seen.add(prompt.prompt_id)
             found.append((prompt, asked))
+    except NotCsv as error:
+        told = f"prompts are lines of JSON, one JSON list, or CSV with a column prompt; a row has {FORMS}"
+        raise InputError(f"{error}; {told}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a prompt folder has one <task>.jsonl for each task of the suite") from None
     except OSError as error:
@@ -284,6 +287,8 @@ def read_conversations(
     found: list[tuple[Prompt, Conversation]] = []
     left_out: Counter[str] = Counter()
     for path in paths:
+        if not os.path.exists(path):  # of a name that is too long it says no
+            raise InputError(f"--prompts {path}: no such file")
         name = path.name.removesuffix(".gz")
         name = next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
         if name in {p.task for p, _ in found}:

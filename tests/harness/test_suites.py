@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from harness.recording.pair import BUNDLED_PAIRS, Pair, asked_pair, choose_drafters, load_pair, pair_name
-from harness.recording.suite import Task, load_suite
+from harness.recording.suite import Task, load_suite, read_prompts
 from simulator.errors import InputError
 
 SUITE = """
@@ -187,6 +187,15 @@ def test_bad_files_are_named(folder: Path, file: str, content: str | None, messa
         (folder / file).write_text(content)
     with pytest.raises(InputError, match=message):
         load_suite(str(folder))
+
+
+def test_a_file_that_holds_no_prompts_is_told_what_it_may_hold(tmp_path: Path) -> None:
+    """As found: a program given as prompts had "fewer columns than the first", and a file that is not there no folder."""
+    (tmp_path / "some.py").write_text("from a import b, c\nprint(b)\n")
+    with pytest.raises(InputError, match=r'some\.py, line 2: has fewer columns .* lines of JSON.*"messages" \(role'):
+        read_prompts([tmp_path / "some.py"])
+    with pytest.raises(InputError, match=r"--prompts .*nothing\.jsonl: no such file$"):
+        read_prompts([tmp_path / "nothing.jsonl"])
 
 
 def test_prompts_that_a_published_file_leaves_out_are_no_prompts(tmp_path: Path) -> None:
