@@ -22,8 +22,10 @@ from torch import Tensor
 
 from drafters.families.layers import LayerShape
 from drafters.families.registry import embedding_scale, shape_config
+from drafters.formats import places
 from drafters.formats.contract import TargetFacts
 from drafters.formats.deepspec import CORES
+from drafters.formats.places import WORDS, check_features
 from drafters.formats.speculators import MTP_NAMES
 from drafters.kinds.settings import BlockSettings, PairSettings
 from simulator.errors import InputError, first_paragraph
@@ -152,14 +154,14 @@ def _features(draft: Draft) -> dict[str, str]:
     causal = isinstance(s, BlockSettings) and s.in_block == "causal"
     sliding, scaled = any(s.shape.windows), s.embedding_scale != embedding_scale(s.shape)
     told = {
-        "eagle3": (draft.core == "eagle3", "EAGLE-3"),
-        "mtp": (draft.core == "mtp", "MTP"),
+        "eagle3": (draft.core == "eagle3", WORDS["eagle3"]),
+        "mtp": (draft.core == "mtp", WORDS["mtp"]),
         "block": (draft.core == "block", "drafts of whole blocks"),
         "layers": (pair and s.shape.layers > 1, "second layer of drafts token by token"),
         s.shape.family: (True, f"layers as {s.shape.family}'s"),
         "width": (s.shape.hidden_size != s.target_size, "states that are not as wide as the target's"),
         "after the norm": (0 < draft.target.num_layers == s.taps[-1], "a tap of the state after the target's last norm"),
-        "reduced": (s.reduced, "reduced vocabulary"),
+        "reduced": (s.reduced, WORDS["reduced"]),
         "softcap": (s.softcap is not None, "cap on logits"),
         "scales": (scaled or (block and block.logit_scale), "factors on embeddings or logits"),
         "interleaved": (s.shape.rotary.get("interleaved"), "interleaved rotary dimensions"),
@@ -175,7 +177,7 @@ def _features(draft: Draft) -> dict[str, str]:
         "fed back": (pair and pair.fed_back == "before the norm" and chained, "state fed back before the norm"),
         "anchor-first": (block and block.layout == "anchor-first", "block whose anchor's slot drafts (anchor-first)"),
         "fill-in": (block and block.layout == "fill-in", "block whose slots predict their own tokens (fill-in)"),
-        "head": (block and block.markov_rank > 0, "sequential head"),
+        "head": (block and block.markov_rank > 0, WORDS["head"]),
         "confidence": (block and block.confidence != "none", "confidence head"),
         "dflash2": (block and (block.convolution or block.selector), "convolution and selector (DFlash2)"),
         "causal": (causal, "causal block"),
@@ -188,9 +190,7 @@ def _features(draft: Draft) -> dict[str, str]:
 
 def _check(draft: Draft, name: str, has: str) -> None:
     """Raise InputError for the features that a format has no place for; `has` are those it has."""
-    known = {key.strip() for key in has.split(",")}
-    if lacking := [f"no {words}" for key, words in _features(draft).items() if key not in known]:
-        raise draft.fail(f"cannot be written as {name}, which has {', '.join(lacking)}")
+    check_features(draft.name, _features(draft), name, has)
 
 
 def _of_target(draft: Draft) -> dict[str, Any]:
@@ -204,8 +204,7 @@ def _layer(draft: Draft) -> dict[str, Any]:
 
 def _deepspec(draft: Draft) -> Written:
     s, family = draft.settings, draft.settings.shape.family
-    _check(draft, "DeepSpec's", "eagle3, mtp, block, qwen3, gemma4, tables, anchor-first, head, confidence, fed back"
-           + (", softcap" if family == "gemma4" else ""))  # fmt: skip
+    _check(draft, "DeepSpec's", places.DEEPSPEC + (", softcap" if family == "gemma4" else ""))
     core = next((c for c in CORES.items() if (c[1].family, c[1].name) == (family, draft.core)), None)
     if core is None:
         raise draft.fail(f"cannot be written as DeepSpec's: the format has no MTP of the family {family}")
@@ -230,9 +229,7 @@ def _speculators(draft: Draft) -> Written:
     s = draft.settings
     if not draft.target.name:
         raise draft.fail("speculators' format names the target; name it")
-    _check(draft, "speculators'", "eagle3, mtp, block, layers, qwen3, width, reduced, tables, tap norms, "
-           "normed residual, fed back normed, anchor-first, fill-in, short, head, confidence, dflash2, windows of anchors, "
-           "open windows" + (", fed back, llama" if draft.core == "eagle3" else ""))  # fmt: skip
+    _check(draft, "speculators'", places.SPECULATORS + (", fed back, llama" if draft.core == "eagle3" else ""))
     layer = _layer(draft)
     tensors = draft.without_tables()
     own: dict[str, Any] = {"draft_vocab_size": s.draft_vocabulary, "target_hidden_size": s.target_size}
@@ -312,7 +309,7 @@ def _reduced(draft: Draft, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _zlab(draft: Draft) -> Written:
     s = draft.settings
-    _check(draft, "z-lab's", "block, qwen3, softcap, scales, fill-in, dflash2, causal, windows of slots, open windows")
+    _check(draft, "z-lab's", places.ZLAB)
     assert isinstance(s, BlockSettings)
     own: dict[str, Any] = {"mask_token_id": s.mask_token, "target_layer_ids": list(s.taps)}
     kind, name = _block_kind(draft)
@@ -333,7 +330,7 @@ def _vllm(draft: Draft) -> Written:
     """vLLM taps what enters a layer, counted from 0, and hands over the last layer's output normed."""
     s = draft.settings
     if draft.core == "mtp":
-        raise draft.fail("vLLM reads MTP modules from a target's own checkpoint only, none of dense Qwen3")
+        raise draft.fail(places.VLLM_HAS_NO_MTP)
     if not draft.target.num_layers:
         raise draft.fail(
             "whether it taps its target's last layer, which vLLM hands over normed, follows from the target; name the target"
@@ -349,8 +346,7 @@ def _vllm(draft: Draft) -> Written:
         if s.markov_rank and s.markov_head != "vanilla":
             raise draft.fail(f"has a {s.markov_head} head; vLLM implements vanilla heads only")
         return _vllm_block(draft, s)
-    _check(draft, "vLLM's", "eagle3, layers, qwen3, llama, width, reduced, tables, tap norms, normed residual, "
-           "fed back normed, fed back")  # fmt: skip
+    _check(draft, "vLLM's", places.VLLM_PAIRS)
     config = _layer(draft) | {
         "architectures": ["LlamaForCausalLMEagle3" if s.shape.family == "llama" else "Eagle3Qwen3ForCausalLM"],
         "draft_vocab_size": s.draft_vocabulary, "target_hidden_size": s.target_size,

@@ -26,14 +26,14 @@ def convert(
 ) -> None:
     """Write a drafter's checkpoint in another published format, where that can express it."""
     with user_errors("harness"):
-        from harness.recording.sources import check_drafter
+        from harness.recording.sources import check_conversion
         from results.store.connection import check_new_folder
 
         if not Path(checkpoint).is_dir() and (checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1):
             raise InputError(f"checkpoint {checkpoint}: no such folder")
         written = folder or Path(f"{Path(checkpoint).resolve().name}-{to}")
         check_new_folder(written, "FOLDER")
-        check_drafter(checkpoint, {})
+        check_conversion(checkpoint, to)
         source = None
         if target is not None:
             from harness.recording.pair import asked_pair, load_pair

@@ -9,6 +9,7 @@ from typing import Any
 from drafters.chat import without_template
 from drafters.configs import another_target, is_drafter, lacks_template, read_config
 from drafters.formats.files import read_checkpoint
+from drafters.formats.places import check_files
 from drafters.formats.unsupported import refuse
 from drafters.gguf import is_gguf
 from harness.recording.pair import HUB_ID, Pair, choose_drafters
@@ -47,6 +48,13 @@ def check_drafter(source: str, target: Mapping[str, Any]) -> None:
         files = read_checkpoint(folder, source)
         refuse(files)
         files.check_types()
+
+
+def check_conversion(source: str, to: str) -> None:
+    """Raise InputError where a drafter's files tell by themselves that a format cannot express it."""
+    check_drafter(source, {})
+    if (folder := Path(source)).is_dir():
+        check_files(read_checkpoint(folder, source), to)
 
 
 def _config_of(source: str, what: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,17 @@ def test_what_cannot_be_written_is_told_and_nothing_is(drafter: str, to: str, me
     assert done.exit_code == 2
     assert re.search(message, done.stderr)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("drafter", "to", "message"),
+    [("eagle3", "zlab", "z-lab's, which has no EAGLE-3"), ("dspark", "zlab", "no sequential head"), ("mtp", "vllm", "MTP")],
+)
+def test_what_files_alone_tell_is_refused_before_a_library_is_loaded(
+    drafter: str, to: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "drafters.conversion", None)  # which takes seconds to import
+    done = converted(str(TINY / drafter), str(tmp_path / "made"), "--to", to, "--target", "tiny")
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
