@@ -12,6 +12,7 @@ from results.figures.intervals import Floats, bootstrap_ratio, divide, interval
 from results.store.database import Store
 from results.store.recordings import Recordings
 from simulator.errors import InputError
+from simulator.numbers import counted
 from simulator.policies import PolicySpec
 from simulator.records import Confidences, Drafting, KeptDrafting, Round
 from simulator.replay import EVEN_STEPS, replay, replays_exactly
@@ -80,21 +81,28 @@ def replay_run(
     """
     recordings = Recordings(store, run_id, drafting)
     chosen = [key for key in recordings.keys if not drafters or key.drafter in drafters]
-    if not chosen:
-        there = ", ".join(dict.fromkeys(key.drafter for key in recordings.keys)) or "none"
-        raise InputError(
-            f"run {run_id}: has no dense recording of {', '.join(drafters or ['any drafter'])}; there are: {there}"
-        )
+    there = list(dict.fromkeys(key.drafter for key in recordings.keys))
+    if not chosen or (unknown := [name for name in drafters or [] if name not in there]):
+        asked = ", ".join(unknown if chosen else drafters or ["any drafter"])
+        raise InputError(f"run {run_id}: has no dense recording of {asked}; there are: {', '.join(there) or 'none'}")
     for spec in policies or []:  # refused before anything is read
         spec.bind(None if spec.lossless else EVEN_STEPS)
     rows: list[Drawn] = []
+    if calibrated:
+        left, every = (len({r.prompt_id for r in of(chosen[0]).responses}) for of in (recordings.trace, recordings.whole))
+        if left < every:
+            say(f"{left} of {counted(every, 'prompt')}, for every policy: those that no calibration was fitted on")
     for key in chosen:
         shown = recordings.best(key) if calibrated else key.showing("raw")
-        if calibrated and shown.confidences not in ("calibrated", "estimated"):
-            say(f"{key}: left out, the run has no calibration of its confidences")
-            continue
+        fitted = not calibrated or shown.confidences in ("calibrated", "estimated")
         trace = recordings.trace(shown) if calibrated else recordings.whole(key)
         for policy in policies or [PolicySpec.fixed(key.gamma)]:
+            if policy.reads_confidences and not fitted:
+                say(f"{key} {policy}: left out, the run has no calibration of its confidences")
+                continue
+            if (policy.k or 0) > key.gamma:
+                say(f"{key} {policy}: left out, verifies more than was drafted")
+                continue
             try:
                 rows += _replay_trace(trace, policy, shown.confidences)
             except InputError as error:

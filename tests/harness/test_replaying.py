@@ -12,6 +12,7 @@ from harness.cli.replay import print_replays
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
 from results.store.rows import TARGET, anchor_table, recordings, response_tables
+from simulator.errors import InputError
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Anchors, Recording, Response, Round
 from tests.results.test_store import INFO, both_ways
@@ -91,3 +92,23 @@ def test_the_change_is_of_the_same_prompts_drawn_for_both(tmp_path: Path) -> Non
     assert change.change == pytest.approx(30 / 32 - 1)
     assert change.low <= change.change <= change.high  # type: ignore[operator]
     assert change.high - change.low < (sampled.high - sampled.low) / sampled.tau / 2  # type: ignore[operator]
+
+
+def test_a_drafter_or_a_block_that_was_not_recorded_is_no_silent_gap(store: Store) -> None:
+    """A name that is mistyped would drop one of two that are compared; fixed:9 of a block of two would be fixed:2."""
+    run_id, said = store.find_run("latest"), list[str]()
+    with pytest.raises(InputError, match="no dense recording of nosuch; there are: ngram"):
+        replay_run(store, run_id, None, ["ngram", "nosuch"], calibrated=False, say=said.append)
+    rows = replay_run(store, run_id, [PolicySpec.fixed(9), PolicySpec.fixed(1)], None, calibrated=False, say=said.append)
+    assert {row.policy for row in rows} == {"fixed:1"}
+    assert [text.partition(": ")[2] for text in said] == ["left out, verifies more than was drafted"]
+    with pytest.raises(InputError, match="nothing to replay"):
+        replay_run(store, run_id, [PolicySpec.fixed(9)], None, calibrated=False, say=said.append)
+
+
+def test_what_reads_no_confidences_is_replayed_without_a_calibration(store: Store) -> None:
+    said = list[str]()
+    policies = [PolicySpec.fixed(2), PolicySpec("threshold", "0.5")]
+    rows = replay_run(store, store.find_run("latest"), policies, None, calibrated=True, say=said.append)
+    assert [row.policy for row in rows] == ["fixed:2"]
+    assert [text.partition(": ")[2] for text in said] == ["left out, the run has no calibration of its confidences"]
