@@ -392,7 +392,7 @@ def _measured(rows: Mapping[str, Mapping[str, Any]]) -> list[str | Gain]:
     much = f"{best['speedup']:.2f} times as fast as decoding without a drafter ({told})"
     if best["low"] is not None and best["low"] > 1:
         headline = f"{where}, {fastest} is {much}."
-    elif best["speedup"] > 1:
+    elif best["high"] is None or best["high"] >= 1:
         headline = f"{where}, nothing clearly beats decoding without a drafter: the fastest, {fastest}, is {much}."
     else:
         headline = f"{where}, nothing beats decoding without a drafter: the fastest, {fastest}, is {much}."

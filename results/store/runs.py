@@ -152,7 +152,7 @@ class Provenance:
     prompts: int
     """Distinct prompts answered at least once."""
     responses: int
-    """Over all drafters, ways to draft and turns."""
+    """Turns of prompts that were answered, however many drafters were recorded on each."""
     rounds: int
     replayed: int
     """Rounds that were replayed from a dense record, not decoded live."""
@@ -174,7 +174,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
         con,
         """
         SELECT (SELECT count(DISTINCT prompt_id) FROM responses WHERE run_id = $run) AS prompts,
-               (SELECT count(*) FROM recorded_responses WHERE run_id = $run) AS responses,
+               (SELECT count(DISTINCT (prompt_id, turn)) FROM recorded_responses WHERE run_id = $run) AS responses,
                (SELECT count(*) FROM rounds WHERE run_id = $run) AS rounds,
                (SELECT count(*) FROM rounds JOIN recordings USING (run_id, drafter, gamma, drafting, prompt_id, turn)
                 WHERE run_id = $run) AS replayed,
