@@ -103,7 +103,7 @@ def beyond_graphs(setup: Setup, recorded: Prepared, found: Outcome, flag: str) -
         flag: the engine's, that says up to which size it captures; empty where it has none.
     """
     profile, largest = setup.profile, _largest_pass(setup, recorded, found)
-    if not found.outside or largest <= profile.captured:
+    if not found.outside > 0 or largest <= profile.captured:
         return ""
     wider = capturing(profile, largest)
     sizes = np.arange(profile.captured + 1, largest + 1)

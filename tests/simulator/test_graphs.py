@@ -165,3 +165,12 @@ def test_where_hardly_anything_was_served_nothing_is_said_of_graphs() -> None:
         found = replace(simulate(setup, recorded), outside=1.0, step_s={"verify": 0.03})
         beyond_graphs(setup, recorded, found, "--captured")
         beyond_graphs(setup, recorded, replace(found, running=float("nan")), "--captured")
+
+
+def test_where_no_step_was_taken_nothing_is_said_of_graphs() -> None:
+    """Of no steps no share is larger; a profile that names no captured sizes has none to make larger."""
+    recorded = walked()
+    for profile in (small(), small(captured_tokens=(), launches=None)):
+        setup = Setup(load=Users(4), policy=PolicySpec.parse("fixed:3"), profile=profile, seconds=1.0, prompt_tokens=1)
+        found = replace(simulate(setup, recorded), outside=float("nan"))
+        assert beyond_graphs(setup, recorded, found, "--captured") == ""
