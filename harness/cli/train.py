@@ -18,7 +18,8 @@ from simulator.numbers import counted, give_or_take
 if TYPE_CHECKING:
     from harness.training.plan import TrainingPlan
     from harness.training.run import Trained
-    from simulator.hardware.roofline import Device, Model
+    from simulator.hardware.model import Model
+    from simulator.hardware.roofline import Device
     from simulator.hardware.training import TrainingCost
 
 _OF_DRY_RUN = ("hardware", "gpus", "tokens", "sequence_tokens")

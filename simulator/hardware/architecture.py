@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from simulator.errors import InputError
-from simulator.hardware.roofline import FORMAT_BYTES, Attention, Drafters, Format, Model
+from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model
 
 _LARGEST: Final = 10**9
 """No size in a configuration is larger."""

@@ -11,19 +11,9 @@ from typing import Any
 from simulator.errors import InputError, first_paragraph
 from simulator.hardware.architecture import model_of, named
 from simulator.hardware.graphs import capturing
+from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model
 from simulator.hardware.profile import Profile, load_profile, same_model
-from simulator.hardware.roofline import (
-    FORMAT_BYTES,
-    LONGEST_CONTEXT,
-    MOST_GPUS,
-    Assumptions,
-    Attention,
-    Device,
-    Drafters,
-    Format,
-    Model,
-    roofline,
-)
+from simulator.hardware.roofline import LONGEST_CONTEXT, MOST_GPUS, Assumptions, Device, roofline
 
 DATA = Path(__file__).parent / "data"
 

@@ -12,7 +12,8 @@ from simulator.drafter_kinds import KINDS, LEARNED
 from simulator.errors import InputError
 from simulator.hardware.architecture import model_of
 from simulator.hardware.catalogue import Asked, config_of, configs, model_file, models
-from simulator.hardware.roofline import FORMAT_BYTES, MARKOV_RANK, Assumptions, Device, Machine, Model
+from simulator.hardware.model import FORMAT_BYTES, MARKOV_RANK, Model
+from simulator.hardware.roofline import Assumptions, Device, Machine
 
 EFFICIENCY: Final = (0.25, 0.5)
 """Share of a GPU's peak that training reaches, the worst and the best that is assumed."""

@@ -14,8 +14,9 @@ from drafters.configs import known_architectures
 from simulator.errors import InputError
 from simulator.hardware.architecture import LEFT_OUT, model_of, named
 from simulator.hardware.catalogue import Asked, devices, find_profile, models
+from simulator.hardware.model import Format, Model
 from simulator.hardware.profile import dump_profile, formats_told, load_profile
-from simulator.hardware.roofline import Assumptions, Format, Model, cache_bytes_per_token, gpus_needed
+from simulator.hardware.roofline import Assumptions, cache_bytes_per_token, gpus_needed
 from simulator.policies import NO_DRAFTER
 from simulator.records import NO_RECORDING
 from simulator.serving.command import Models, serve

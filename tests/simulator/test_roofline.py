@@ -10,12 +10,11 @@ import pytest
 from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, devices, find_profile, models
 from simulator.hardware.cost import Longest, StepLoad
+from simulator.hardware.model import MARKOV_RANK, Attention
 from simulator.hardware.profile import Profile
 from simulator.hardware.roofline import (
-    MARKOV_RANK,
     TOKENS,
     Assumptions,
-    Attention,
     Machine,
     draft_seconds,
     experts_loaded,

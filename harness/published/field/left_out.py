@@ -19,7 +19,7 @@ from harness.hardware.terms import Base
 from harness.published.field.page import Decision, Experiment, FieldPoint, field_point, summarised
 from harness.published.paper.fit import Tables
 from simulator.hardware.catalogue import Asked
-from simulator.hardware.roofline import Format
+from simulator.hardware.model import Format
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 
