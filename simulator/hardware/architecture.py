@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from simulator.errors import InputError
-from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model
+from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model, Width
 
 _LARGEST: Final = 10**9
 """No size in a configuration is larger."""
@@ -93,6 +93,7 @@ def model_of(
         name=name, width=width, vocabulary=fields.size("vocab_size"), tied_head=bool(fields.raw.get("tie_word_embeddings")),
         attention=tuple(attention), mlp_parameters=mlp, experts=experts, active_experts=active, expert_parameters=each,
         dense_format=dense, expert_format=routed, kv_shards=1 if fields.latent else entry.kv_heads,
+        widths=_widths(fields, width, layers, weights),
         drafters=Drafters(
             attention=_of_draft(full), taps=min(_DRAFT_LAYERS, layers),
             mlp_parameters=3 * width * mlp_width if experts else None,
@@ -274,26 +275,61 @@ def _latent(fields: _Fields, width: int, layers: int, heads: int, cached_bytes: 
 
 
 _MLP_WIDTH: Final = ("intermediate_size", "n_inner", "ffn_hidden_size")
+_EXPERT_WIDTH: Final = ("moe_intermediate_size", "intermediate_size")
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def _mlp(fields: _Fields, width: int, layers: int) -> tuple[int, int, int, int]:
     """Parameters of a layer's dense part, experts, those active, parameters of one: averages over all layers."""
     matrices = 2 if fields.raw.get("model_type") in _PLAIN_MLP else 3
-    experts = fields.size("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", default=_LARGEST)
+    experts = fields.size(*_EXPERTS, default=_LARGEST)
     if experts == _LARGEST:
         return matrices * width * fields.size(*_MLP_WIDTH, default=4 * width), 0, 0, 0
-    inner = fields.size("moe_intermediate_size", "intermediate_size")
+    inner = fields.size(*_EXPERT_WIDTH)
     active = fields.size("num_experts_per_tok", "moe_topk", "top_k", "moe_k")
     if active > experts:
         raise InputError(f"model {fields.source}: {active} of {experts} experts cannot be active")
-    shared = inner * fields.count(
-        "n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts", most=experts
-    )
-    shared += fields.count("shared_expert_intermediate_size", "shared_intermediate_size", most=_LARGEST)
+    shared = _shared(fields, inner, experts)
     routed = 1 - _dense_layers(fields, layers) / layers
     dense = matrices * width * fields.size(*_MLP_WIDTH, default=inner)
     of_routed = matrices * width * shared + width * experts
     return round(routed * of_routed + (1 - routed) * dense), experts, active, round(routed * matrices * width * inner)
+
+
+def _shared(fields: _Fields, inner: int, experts: int) -> int:
+    """Columns of the experts that every token passes."""
+    names = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
+    apart = fields.count("shared_expert_intermediate_size", "shared_intermediate_size", most=_LARGEST)
+    return inner * fields.count(*names, most=experts) + apart
+
+
+def _widths(fields: _Fields, width: int, layers: int, weights: Format | None) -> tuple[Width, ...]:
+    """What GPUs share out beside heads, in blocks where the checkpoint's own weights are asked for."""
+    how = _object(fields.raw, "quantization_config")
+    own = bool(how) and weights in (None, _QUANTISED.get(_quantised(how)))
+    block, of_experts = _blocks(how) if own else (1, 1)
+    experts = fields.size(*_EXPERTS, default=_LARGEST)
+    if experts == _LARGEST:
+        return (Width("MLPs", fields.size(*_MLP_WIDTH, default=4 * width), block),)
+    inner = fields.size(*_EXPERT_WIDTH)
+    found = [Width("experts", inner, of_experts)]
+    if shared := _shared(fields, inner, experts):
+        found.append(Width("shared experts", shared, block))
+    if _dense_layers(fields, layers):
+        found.append(Width("MLPs", fields.size(*_MLP_WIDTH, default=inner), block))
+    return tuple(found)
+
+
+def _blocks(how: Mapping[str, Any]) -> tuple[int, int]:
+    """Columns of MLPs, and of experts, that share a scale and that engines do not cut; of experts in groups they do."""
+    said = {**how, **_scheme(how)}
+    blocks = [one for name in ("weight_block_size", "block_structure") for one in _listed(said, name)]
+    if blocks and all(isinstance(one, int) and one > 0 for one in blocks):
+        return max(blocks), max(blocks)
+    group = said.get("group_size", said.get("q_group_size"))
+    if _QUANTISED.get(_quantised(how)) == "int4" and isinstance(group, int) and group > 0:
+        return group, 1
+    return 1, 1
 
 
 def _dense_layers(fields: _Fields, layers: int) -> int:
@@ -321,8 +357,7 @@ def _quantised(how: Mapping[str, Any]) -> str:
     """The method, and what it does where it can do several things: the bits, or its name for them."""
     method = str(how.get("quant_method", ""))
     if method == "compressed-tensors":
-        group = next((one for one in _object(how, "config_groups").values() if isinstance(one, Mapping)), {})
-        said = [_object(group, "weights").get(name) for name in ("type", "num_bits")]
+        said = [_scheme(how).get(name) for name in ("type", "num_bits")]
     else:
         said = [
             {"awq": how.get("bits", how.get("w_bit")), "gptq": how.get("bits"), "modelopt": how.get("quant_algo")}.get(
@@ -330,3 +365,9 @@ def _quantised(how: Mapping[str, Any]) -> str:
             )
         ]
     return " ".join(str(one) for one in (method, *said) if one is not None)
+
+
+def _scheme(how: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What compressed-tensors says of the first group's weights."""
+    group = next((one for one in _object(how, "config_groups").values() if isinstance(one, Mapping)), {})
+    return _object(group, "weights")

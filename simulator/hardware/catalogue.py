@@ -101,11 +101,13 @@ def _modelled(name: str, asked: Asked) -> Profile:
             f"hardware {name}: --tp, --weights, --kv and --mean-context say how a roofline is made: name a device of "
             f"{', '.join(devices())} with --model, or device/model with a model of {', '.join(models())}"
         )
-    if asked.gpus is not None and (uneven := [a.heads for a in model.attention if a.heads % asked.gpus]):
-        raise InputError(f"--tp {asked.gpus}: does not divide the {uneven[0]} heads of {model.name}; engines refuse it")
+    if asked.gpus is not None and (uneven := model.uneven(asked.gpus)):
+        raise InputError(f"--tp {asked.gpus}: {uneven}; engines refuse it")
     try:
         given = Assumptions() if asked.mean_context is None else Assumptions(context_tokens=asked.mean_context)
         made = roofline(device, model, name=called + asked.said, gpus=asked.gpus, given=given)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
     told = {"weights": asked.weights, "cache": asked.cache}

@@ -79,6 +79,17 @@ class Drafters:
     """Parameters of a layer's MLP in DSpark and DFlash where it is dense beside a mixture; None: it is the target's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Columns of MLPs or experts that GPUs share out."""
+
+    what: str
+    """MLPs or experts."""
+    columns: int
+    block: int = 1
+    """Columns that share a scale, and stay together on a GPU."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A target, as far as time and memory depend on it."""
@@ -101,6 +112,8 @@ class Model:
     """Format of the entries' bytes."""
     kv_shards: int
     """GPUs the cache can be split over: its key-value heads. Beyond that every GPU holds and reads a copy."""
+    widths: tuple[Width, ...] = ()
+    """What GPUs share out beside heads; empty where nobody says."""
     kv_padding: float = 1.0
     """Memory an engine takes for the cache, over the bytes of its entries."""
     kernels_per_layer: int = DENSE_KERNELS
@@ -110,6 +123,22 @@ class Model:
     @property
     def layers(self) -> int:
         return sum(a.layers for a in self.attention)
+
+    def uneven(self, gpus: int) -> str:
+        """What so many GPUs cannot share out, said of their count; empty where engines start on them.
+
+        As vLLM has it: heads are dealt out; key-value heads are too, or each is copied to as many GPUs; blocks of quantised
+        weights are not cut.
+        """
+        if heads := next((a.heads for a in self.attention if a.heads % gpus), 0):
+            return f"does not divide the {heads} heads of {self.name}"
+        if self.kv_shards % gpus and gpus % self.kv_shards:
+            return f"neither divides the {self.kv_shards} key-value heads of {self.name} nor is a multiple of them"
+        for width in self.widths:
+            if width.columns % (gpus * width.block):
+                blocks = f" into whole blocks of {width.block}" if width.block > 1 else ""
+                return f"does not divide the {width.columns:,} columns of the {width.what} of {self.name}{blocks}"
+        return ""
 
     @property
     def of_block_drafters(self) -> Model:

@@ -197,14 +197,19 @@ def kv_capacity_tokens(device: Device, model: Model, gpus: int, given: Assumptio
 
 
 def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
-    """The fewest GPUs, 1, 2, 4, …, that hold the weights, the largest drafter's too, and leave a share of the memory for the
-    cache."""
+    """The fewest GPUs, 1, 2, 4, …, that hold the weights, the largest drafter's too, leave a share of the memory for the
+    cache, and can share out the model. Raises InputError where none do."""
     room = device.memory_bytes * (given.memory_share - given.least_cache_share) - given.reserve_bytes
     weights = model.weight_bytes + max(map(model.drafter_bytes, KINDS))
-    for gpus in (1 << i for i in range(MOST_GPUS.bit_length())):
-        if weights / gpus <= room:
-            return gpus
-    raise InputError(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
+    holding = [gpus for i in range(MOST_GPUS.bit_length()) if weights / (gpus := 1 << i) <= room]
+    if not holding:
+        raise InputError(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
+    if even := [gpus for gpus in holding if not model.uneven(gpus)]:
+        return even[0]
+    raise InputError(
+        f"hardware: {model.name} takes {holding[0]} × {device.name}, and {holding[0]} {model.uneven(holding[0])}: engines "
+        "refuse it; say --tp where a small cache is enough"
+    )
 
 
 def roofline(

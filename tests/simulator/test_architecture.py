@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def of(config: dict[str, Any], **formats: Any) -> Model:
 @pytest.mark.parametrize("name", ["qwen3-4b", "qwen3-8b", "qwen3-14b"])
 def test_bundled_models_are_what_their_configurations_say(name: str) -> None:
     bundled = models()[name]
-    assert replace(model_of(known_architectures()[name], bundled.name, "x"), source=bundled.source) == bundled
+    assert replace(model_of(known_architectures()[name], bundled.name, "x"), source=bundled.source, widths=()) == bundled
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,65 @@ def test_a_profile_is_made_of_a_device_and_a_model(tmp_path: Path) -> None:
     assert one.verify.at([1])[0] / small.verify.at([1])[0] == pytest.approx(2, rel=0.15)
     assert small.kv_capacity_tokens > 2 * one.kv_capacity_tokens
     assert small.context_s_per_token == pytest.approx(one.context_s_per_token / 2)
+
+
+MIXTURE: dict[str, Any] = {
+    "model_type": "qwen3_moe", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 94,
+    "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+    "moe_intermediate_size": 1536, "vocab_size": 151936, "tie_word_embeddings": False,
+}  # fmt: skip
+"""Qwen3-235B-A22B."""
+BLOCKS = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+PHI = {**LLAMA, "num_attention_heads": 40, "num_key_value_heads": 10, "intermediate_size": 17920, "hidden_size": 5120}
+"""Phi-4, as far as it matters."""
+AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+LATENT: dict[str, Any] = {**CONFIG_MAPPING["deepseek_v3"]().to_dict(), "num_attention_heads": 20, "num_key_value_heads": 20}
+
+
+@pytest.mark.parametrize(
+    ("config", "even", "uneven", "said"),
+    [
+        (PHI, (1, 2, 5, 10, 20), 4, "neither divides the 10 key-value heads of some nor is a multiple of them"),
+        (PHI, (), 3, "does not divide the 40 heads of some"),
+        (LLAMA, (8, 16, 32), 64, "does not divide the 32 heads of some"),
+        (LATENT, (4,), 8, "does not divide the 20 heads of some"),
+        (MIXTURE, (4, 8, 16), 128, "does not divide the 64 heads of some"),
+        (MIXTURE | BLOCKS, (1, 2, 4), 8, "divide the 1,536 columns of the experts of some into whole blocks of 128"),
+        # vllm#13640: Qwen2.5-72B in AWQ does not start on two GPUs
+        ({**LLAMA, "intermediate_size": 29568} | AWQ, (1,), 2, "29,568 columns of the MLPs of some into whole"),
+        ({**LLAMA, "intermediate_size": 29568}, (2, 8), 64, "does not divide the 32 heads"),
+        ({**LLAMA, "intermediate_size": 11000}, (8,), 16, "does not divide the 11,000 columns of the MLPs of some$"),
+    ],
+)  # fmt: skip
+def test_what_gpus_cannot_share_out_is_named(config: dict[str, Any], even: tuple[int, ...], uneven: int, said: str) -> None:
+    """As vLLM's assertions have it."""
+    model = of(config)
+    assert [gpus for gpus in even if model.uneven(gpus)] == []
+    assert re.search(said, model.uneven(uneven))
+
+
+def test_blocks_are_those_of_the_checkpoint_s_own_weights() -> None:
+    assert not of(MIXTURE | BLOCKS, weights="bf16").uneven(8)
+    assert of(MIXTURE | BLOCKS, weights="fp8").uneven(8)
+    packed_blocks = packed("float", 8)
+    packed_blocks["config_groups"]["group_0"]["weights"] |= {"strategy": "block", "block_structure": [128, 128]}
+    assert of(MIXTURE | {"quantization_config": packed_blocks}).uneven(8)
+
+
+def test_layouts_that_engines_refuse_are_neither_taken_nor_made(tmp_path: Path) -> None:
+    """On cards of 12 GB the roofline would take 8 GPUs for 29 GB beside a drafter; 10 key-value heads do not go on them."""
+    file, small = tmp_path / "phi.json", tmp_path / "small.json"
+    file.write_text(json.dumps(PHI))
+    with pytest.raises(InputError, match=r"^--tp 4: neither divides the 10 key-value heads of phi nor"):
+        find_profile("h100", Asked(model=file, gpus=4))
+    data = Path(find_profile.__code__.co_filename).parent / "data"
+    device = json.loads((data / "devices.json").read_text())["h100"]
+    small.write_text(json.dumps(device | {"name": "small", "memory_bytes": 12e9}))
+    with pytest.raises(
+        InputError, match=r"takes \d+ × small, and \d+ neither divides the 10 key-value heads of phi"
+    ) as raised:
+        find_profile(str(small), Asked(model=file))
+    assert "\n" not in str(raised.value)
 
 
 def test_devices_and_models_of_ones_own_have_the_form_of_the_bundled_ones(tmp_path: Path) -> None:
