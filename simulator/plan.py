@@ -172,6 +172,6 @@ def serving_of(
     return serve(
         engine, models, run.recording, run.policy, modelled=plan.profile.model, request_cap=run.request_cap,
         step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
-        captured=plan.profile.captured, formats=plan.profile.formats,
+        captured=plan.profile.captured, formats=plan.profile.formats, checkpoint=plan.profile.checkpoint,
         most_running=plan.most_running, fields=fields, cache_tokens=_cache_tokens(plan, run),
     )  # fmt: skip

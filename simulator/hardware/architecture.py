@@ -69,7 +69,7 @@ def model_of(
 
     Args:
         weights: the number format of all matrices but the head; by default what the configuration says, else bf16.
-        cache: the number format of keys and values; by default bf16.
+        cache: the number format of keys and values; by default fp8 where the configuration says so, else bf16.
 
     Raises InputError, naming `source` and the field, for what is missing, makes no sense, or keeps a state that is no cache.
     """
@@ -83,7 +83,8 @@ def model_of(
         raise InputError(f"model {source}: has {stateful[0]}: layers that keep a state beside a cache are not {_INSTEAD}")
     width, layers = fields.size("hidden_size", "n_embd", "d_model"), fields.size("num_hidden_layers", "n_layer", "n_layers")
     heads = fields.size("num_attention_heads", "n_head", "n_heads")
-    attention = _attention(fields, width, layers, heads, FORMAT_BYTES[cache or "bf16"])
+    own = _own_cache(_object(fields.raw, "quantization_config"))
+    attention = _attention(fields, width, layers, heads, FORMAT_BYTES[cache or own])
     mlp, experts, active, each = _mlp(fields, width, layers)
     dense, routed = _formats(fields, weights)
     full = max(attention, key=lambda one: (one.ratio, one.layers))
@@ -94,6 +95,7 @@ def model_of(
         attention=tuple(attention), mlp_parameters=mlp, experts=experts, active_experts=active, expert_parameters=each,
         dense_format=dense, expert_format=routed, kv_shards=1 if fields.latent else entry.kv_heads,
         widths=_widths(fields, width, layers, weights),
+        cache_format=cache or own, quantised=_method(fields.raw.get("quantization_config")),
         drafters=Drafters(
             attention=_of_draft(full), taps=min(_DRAFT_LAYERS, layers),
             mlp_parameters=3 * width * mlp_width if experts else None,
@@ -102,7 +104,8 @@ def model_of(
             eagle_entry_bytes=2 * entry.kv_heads * entry.head_dim * FORMAT_BYTES["bf16"],
         ),
         source=f"{source}; drafters of the published shapes over a target of this width are assumed"
-        + (", DSpark and DFlash with dense layers" if experts else ""),
+        + (", DSpark and DFlash with dense layers" if experts else "")
+        + ("" if cache or own == "bf16" else f"; keys and values in {own}, as the checkpoint has scales for them"),
     )  # fmt: skip
 
 
@@ -351,6 +354,20 @@ def _formats(fields: _Fields, weights: Format | None) -> tuple[Format, Format]:
         known = ", ".join(get_args(Format))
         raise InputError(f"model {fields.source}: weights of {method or 'unknown'} format; say --weights, one of {known}")
     return ("bf16", found) if method == "mxfp4" else (found, found)
+
+
+def _own_cache(how: Mapping[str, Any]) -> Format:
+    """The format of keys and values that a checkpoint has scales for: engines take it where they are told nothing."""
+    scheme, said = _object(how, "kv_cache_scheme"), {**how, **_object(how, "quantization")}
+    eight = scheme.get("num_bits") == 8 and scheme.get("type", "float") == "float"
+    return "fp8" if eight or str(said.get("kv_cache_quant_algo")).upper() == "FP8" else "bf16"
+
+
+def _method(how: Any) -> str:
+    """What a configuration calls its quantisation; empty where there is none."""
+    if not how:
+        return ""
+    return str(how.get("quant_method") or "unknown") if isinstance(how, Mapping) else str(how)
 
 
 def _quantised(how: Mapping[str, Any]) -> str:

@@ -110,13 +110,31 @@ def _modelled(name: str, asked: Asked) -> Profile:
         raise
     except ValueError as error:
         raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
-    told = {"weights": asked.weights, "cache": asked.cache}
-    return replace(made, formats={what: kind for what, kind in told.items() if kind is not None})
+    formats, checkpoint = _told(model, asked, None if asked.model else models()[bundled])
+    return replace(made, formats=formats, checkpoint=checkpoint)
+
+
+def _told(model: Model, asked: Asked, bundled: Model | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Number formats that are not the checkpoint's own, and its own that are not bf16, both of weights and of cache."""
+    try:
+        own = model_file(asked.model, replace(asked, weights=None, cache=None)) if asked.model else bundled
+    except InputError:  # formats that nobody here knows
+        own = None
+    formats: dict[str, str] = {}
+    if asked.weights and (own is None or (own.dense_format, own.expert_format) != (asked.weights, asked.weights)):
+        formats["weights"] = asked.weights
+    if asked.cache and (own is None or own.cache_format != asked.cache):
+        formats["cache"] = asked.cache
+    checkpoint = {"weights": model.quantised} if model.quantised else {}
+    if asked.model and not asked.cache and model.cache_format != "bf16":
+        checkpoint["cache"] = model.cache_format
+    return formats, checkpoint
 
 
 def _in_formats(model: Model, asked: Asked) -> Model:
     """The model in other number formats."""
-    changes: dict[str, Any] = {}
+    low = sorted({model.dense_format, model.expert_format} - {"bf16"})
+    changes: dict[str, Any] = {"quantised": model.quantised or " and ".join(low)}
     if asked.weights is not None:
         changes |= {"dense_format": asked.weights, "expert_format": asked.weights}
     if asked.cache is not None and asked.cache != model.cache_format:

@@ -110,6 +110,8 @@ class Model:
     expert_format: Format = "bf16"
     cache_format: Format = "bf16"
     """Format of the entries' bytes."""
+    quantised: str = ""
+    """How the checkpoint's own weights are quantised, whatever they are taken for here; empty where they are not."""
     kv_shards: int
     """GPUs the cache can be split over: its key-value heads. Beyond that every GPU holds and reads a copy."""
     widths: tuple[Width, ...] = ()

@@ -197,6 +197,8 @@ class Profile(Rates):
     """The target pass over B tokens, contexts left out."""
     formats: Mapping[str, str] = field(default_factory=dict)
     """Number formats of `weights` and `cache` that are not the checkpoint's own, as fp8: what is served is made so."""
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
+    """How the checkpoint itself has `weights`, by their quantisation's name, and `cache`, where that is not bf16."""
     draft: Mapping[str, DraftCurve] = field(default_factory=dict)
     """By drafter: its own name, or its kind. `none` and drafters that cost nothing need no entry; see `free_drafters`."""
     free_drafters: tuple[str, ...] = ()
@@ -226,8 +228,9 @@ class Profile(Rates):
         for name in rates("host", "target"):
             if not 0 <= getattr(self, name) <= _LONGEST_S:
                 raise ValueError(f"{name} must be 0 or more, and no more than {_LONGEST_S:,.0f}")
-        if unknown := sorted(set(self.formats) - {"weights", "cache"}):
-            raise ValueError(f"formats: there are weights and cache, not {unknown[0]}")
+        for name in ("formats", "checkpoint"):
+            if unknown := sorted(set(getattr(self, name)) - {"weights", "cache"}):
+                raise ValueError(f"{name}: there are weights and cache, not {unknown[0]}")
         if any(tokens < 0 for tokens in self.kv_capacity_by_drafter.values()):
             raise ValueError("kv_capacity_by_drafter: context tokens must be 0 or more")
         for name in rates("share"):
@@ -364,7 +367,7 @@ def parse_profile(text: str) -> Profile:
 
 _FIRST_RATES = ("overhead_s", "overhead_s_per_request", "overhead_s_per_prompt", "context_s_per_token", "prefill_s_per_pair")
 """Rates that are written where they are 0 too, as they always were: profiles are known by digests of their JSON."""
-_UNSAID = ("kv_capacity_by_drafter", "formats", "mean_context_tokens", "launches", "errors")
+_UNSAID = ("kv_capacity_by_drafter", "formats", "checkpoint", "mean_context_tokens", "launches", "errors")
 """What else is not written where it says nothing."""
 
 
@@ -455,9 +458,11 @@ _JSON: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def formats_told(profile: Profile) -> str:
-    """The number formats of a profile that are not the checkpoint's own, in words; empty where all are."""
+    """The number formats of a profile that are not the checkpoint's own, in words, and of a cache that is; empty where
+    there are none."""
     words = {"weights": "{} weights", "cache": "{} keys and values"}
-    return " and ".join(words[what].format(kind) for what, kind in profile.formats.items())
+    told = {what: kind for what, kind in profile.checkpoint.items() if what == "cache"} | dict(profile.formats)
+    return " and ".join(words[what].format(kind) for what, kind in told.items())
 
 
 def same_model(one: str, other: str) -> bool:

@@ -103,6 +103,7 @@ def serve(
     drafting: Drafting,
     captured: int = 0,
     formats: Mapping[str, str] | None = None,
+    checkpoint: Mapping[str, str] | None = None,
     cache_tokens: int = 0,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
@@ -116,6 +117,7 @@ def serve(
         drafting: how drafts were chosen; at temperature 0 it makes no difference.
         captured: tokens of the largest pass that is captured; 0 is whatever the engine does.
         formats: number formats of weights and cache that are not the checkpoint's own.
+        checkpoint: its own, where they are not bf16: weights that are quantised are served as they are.
         cache_tokens: context tokens that fit on a replica; 0 is as many as any model knows.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
@@ -147,7 +149,7 @@ def serve(
         notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
     parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
     fits = _fitting(engine, cache_tokens)
-    for words, said in (_formatted(engine, formats or {}), _captured(engine, captured), ([], fits)):
+    for words, said in (_formatted(engine, formats or {}, checkpoint or {}), _captured(engine, captured), ([], fits)):
         parts, notes = parts + words, notes + said
     if gpus > 1:
         parts.append(f"{flags.gpus} {gpus}")
@@ -172,12 +174,15 @@ def _chosen(engine: ServingEngine, kind: str, drafting: Drafting) -> tuple[dict[
     return {}, [f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone"]
 
 
-def _formatted(engine: ServingEngine, formats: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """(Flags, notes) of number formats of weights and cache."""
+def _formatted(
+    engine: ServingEngine, formats: Mapping[str, str], checkpoint: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """(Flags, notes) of number formats of weights and cache; engines quantise no weights that are already."""
     parts, notes = list[str](), list[str]()
-    for what, kind in formats.items():
+    own = {what: kind for what, kind in checkpoint.items() if what == "cache"}  # not every engine looks for it
+    for what, kind in (own | dict(formats)).items():
         flag = engine.flags.weights if what == "weights" else engine.flags.cache
-        if kind == "fp8" and flag:
+        if kind == "fp8" and flag and (what != "weights" or "weights" not in checkpoint):
             parts.append(f"{flag} {kind}")
         else:
             notes.append(f"the numbers are of {kind} {what}: name a checkpoint that has them, or set the engine so")

@@ -354,3 +354,86 @@ def test_number_formats_are_part_of_a_profile_and_of_what_serves_it(tmp_path: Pa
     assert any("captured sizes to 512 tokens, as vLLM has them" in note for note in elsewhere.notes)
     with pytest.raises(ValueError, match="formats: there are weights and cache, not scales"):
         replace(asked, formats={"scales": "fp8"})
+
+
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8"}
+
+
+def scaled(**said: Any) -> dict[str, Any]:
+    """Llama whose checkpoint is in FP8 by compressed-tensors, and says something more."""
+    return {**LLAMA, "quantization_config": {**packed("float", 8), **said}}
+
+
+@pytest.mark.parametrize(
+    ("config", "bytes_"),
+    [
+        (scaled(), 2),
+        (scaled(kv_cache_scheme=None), 2),
+        (scaled(kv_cache_scheme={"num_bits": 8, "type": "float", "dynamic": False}), 1),
+        (scaled(kv_cache_scheme={"num_bits": 8, "type": "int"}), 2),
+        ({**LLAMA, "quantization_config": MODELOPT | {"kv_cache_quant_algo": "FP8"}}, 1),
+        ({**LLAMA, "quantization_config": MODELOPT | {"kv_cache_quant_algo": None}}, 2),
+    ],
+)  # fmt: skip
+def test_a_cache_that_the_checkpoint_has_scales_for_is_in_eight_bits(config: dict[str, Any], bytes_: int) -> None:
+    """vLLM takes it so where it is told nothing; what is said of it here stands above."""
+    assert [a.entry_bytes for a in of(config).attention] == [2 * 8 * 128 * bytes_]
+    assert of(config).cache_format == ("fp8" if bytes_ == 1 else "bf16")
+    assert ("keys and values in fp8" in of(config).source) == (bytes_ == 1)
+    assert [a.entry_bytes for a in of(config, cache="bf16").attention] == [2 * 8 * 128 * 2]
+
+
+SERVED: dict[str, Any] = {
+    "modelled": "some", "request_cap": 8, "step_tokens": 64, "gpus": 1, "replicas": 1, "drafting": "greedy",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "asked", "flags", "formats"),
+    [
+        (None, "fp8", True, {"weights": "fp8"}),
+        (None, "bf16", False, {}),
+        ({"quant_method": "awq", "bits": 4}, "fp8", False, {"weights": "fp8"}),
+        ({"quant_method": "mxfp4"}, "fp8", False, {"weights": "fp8"}),
+        ({"quant_method": "fp8"}, "fp8", False, {}),
+        (packed("float", 8), "fp8", False, {}),
+        (packed("int", 8), "fp8", False, {"weights": "fp8"}),  # a format that nobody here knows
+    ],
+)
+def test_engines_are_told_to_quantise_only_what_is_not(
+    tmp_path: Path, how: dict[str, Any] | None, asked: Format, flags: bool, formats: dict[str, str]
+) -> None:
+    """vLLM does not start where its flag is another than the checkpoint's method; of weights that are so already none is."""
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps({**LLAMA, "quantization_config": how}))
+    profile = find_profile("h100", Asked(model=file, weights=asked))
+    (tmp_path / "own.json").write_text(dump_profile(profile))
+    assert load_profile(tmp_path / "own.json") == profile
+    assert profile.formats == formats
+    for engine in (VLLM, SGLANG):
+        told = serve(
+            engine, Models(target="some"), NO_RECORDING, NO_DRAFTER, **SERVED, formats=profile.formats,
+            checkpoint=profile.checkpoint,
+        )  # fmt: skip
+        assert ("--quantization fp8" in told.command) == (flags and engine is VLLM)
+        noted = any("the numbers are of fp8 weights: name a checkpoint" in note for note in told.notes)
+        assert noted == bool(formats and not (flags and engine is VLLM))
+
+
+def test_a_cache_in_eight_bits_is_told_though_nobody_asked_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps(scaled(kv_cache_scheme={"num_bits": 8, "type": "float"})))
+    profile = find_profile("h100", Asked(model=file))
+    assert formats_told(profile) == "fp8 keys and values"
+    told = serve(VLLM, Models(target="some"), NO_RECORDING, NO_DRAFTER, **SERVED, checkpoint=profile.checkpoint)
+    assert "--kv-cache-dtype fp8" in told.command
+    assert "--quantization" not in told.command
+    plain = find_profile("h100", Asked(model=file, cache="bf16"))
+    assert (plain.formats, formats_told(plain)) == ({"cache": "bf16"}, "bf16 keys and values")
+    assert profile.context_s_per_token == pytest.approx(plain.context_s_per_token / 2)
+
+
+def test_bundled_models_that_are_quantised_are_not_quantised_again() -> None:
+    profile = find_profile("h200/deepseek-v4-flash", Asked(weights="fp8"))
+    assert profile.checkpoint == {"weights": "fp4 and fp8"}
+    assert find_profile("h200/qwen3-8b", Asked(weights="fp8")).checkpoint == {}
