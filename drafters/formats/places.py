@@ -14,7 +14,7 @@ SPECULATORS: Final = (
     "eagle3, mtp, block, layers, qwen3, width, reduced, tables, tap norms, normed residual, fed back normed, anchor-first, "
     "fill-in, short, head, confidence, dflash2, windows of anchors, open windows"
 )
-"""Of EAGLE-3 `fed back` and `llama` too."""
+"""EAGLE-3 files have `fed back` and `llama` too."""
 ZLAB: Final = "block, qwen3, softcap, scales, fill-in, dflash2, causal, windows of slots, open windows"
 VLLM_PAIRS: Final = (
     "eagle3, layers, qwen3, llama, width, reduced, tables, tap norms, normed residual, fed back normed, fed back"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SURE = 1e-6
 """A lossless policy is called lossy no more often than this."""
 RUNNING, STEP_S = 32, 0.02
-"""Of the server for which is told how long a policy takes to simulate."""
+"""The server for which is told how long a policy takes to simulate."""
 UNTESTED = 3
 """Exit code where too little was verified to test, or where no result of a policy can be had again."""
 POWER = 0.8
