@@ -77,6 +77,8 @@ class Drafters:
     """Bytes of Eagle3's keys and values of one token."""
     mlp_parameters: int | None = None
     """Parameters of a layer's MLP in DSpark and DFlash where it is dense beside a mixture; None: it is the target's."""
+    within: bool = False
+    """Whether all come in the target's own checkpoint, and in its formats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,18 @@ class Model:
 
     @property
     def of_block_drafters(self) -> Model:
-        """A model of the layers that DSpark and DFlash have."""
+        """A model of the layers that DSpark and DFlash have: in bf16, as their own checkpoints are."""
+        own = self if self.drafters.within else replace(self, dense_format="bf16", expert_format="bf16")
         if self.drafters.mlp_parameters is None:
-            return self
-        return replace(self, mlp_parameters=self.drafters.mlp_parameters, experts=0, active_experts=0, expert_parameters=0)
+            return own
+        return replace(own, mlp_parameters=self.drafters.mlp_parameters, experts=0, active_experts=0, expert_parameters=0)
+
+    @property
+    def of_mtp(self) -> Model:
+        """A model of the layer that MTP has: as the target, with which it comes, in FP8 or with experts in MXFP4 too; in
+        bf16 beside dense matrices of four bits, which others made afterwards."""
+        follows = self.drafters.within or self.dense_format in ("bf16", "fp8")
+        return self if follows else replace(self, dense_format="bf16", expert_format="bf16")
 
     @property
     def head_parameters(self) -> int:
@@ -179,17 +189,17 @@ class Model:
 
     def drafter_bytes(self, drafter: str) -> float:
         """Bytes of a kind's weights beside the target's, whose embedding and head they share; of no other kinds 0."""
-        deep, square = self.drafters.attention, self.width**2 * FORMAT_BYTES[self.dense_format]
-        bf16 = FORMAT_BYTES["bf16"]
+        deep, bf16 = self.drafters.attention, FORMAT_BYTES["bf16"]
+        block, mtp = self.of_block_drafters, self.of_mtp
         match drafter:
             case "dspark":
                 return self.drafter_bytes("dflash") + 2 * MARKOV_RANK * self.vocabulary * bf16
             case "dflash":
-                return self.of_block_drafters.layer_bytes(deep) + self.drafters.taps * square
+                return block.layer_bytes(deep) + self.drafters.taps * self.width**2 * FORMAT_BYTES[block.dense_format]
             case "eagle3":
                 return self.drafters.eagle_parameters * bf16
             case "mtp":
-                return self.layer_bytes(deep) / deep.layers + 2 * square
+                return mtp.layer_bytes(deep) / deep.layers + 2 * self.width**2 * FORMAT_BYTES[mtp.dense_format]
         return 0.0
 
     def drafter_cache_bytes(self, drafter: str, context: int) -> float:

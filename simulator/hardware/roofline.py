@@ -281,8 +281,9 @@ def draft_seconds(machine: Machine, model: Model, drafter: str, drafted: int, re
     known, block = requests * (drafted + 1), requests * drafted
     square = model.width**2
     if KINDS[drafter].one_pass:
-        features = machine.matmul(model.dense_format, model.drafters.taps * square * known, model.drafters.taps * square)
-        passed = machine.layers(model.of_block_drafters, model.drafters.attention, block)
+        layers = model.of_block_drafters
+        features = machine.matmul(layers.dense_format, model.drafters.taps * square * known, model.drafters.taps * square)
+        passed = machine.layers(layers, model.drafters.attention, block)
         logits = features + passed + machine.head(model, block)
         if drafter == "dflash":
             return logits + machine.sampling(model.vocabulary, block)
@@ -298,9 +299,9 @@ def _one_layer(machine: Machine, model: Model, drafter: str, tokens: Seconds) ->
     if drafter == "eagle3":
         launches = DENSE_KERNELS * machine.given.kernel_s + 2 * machine.all_reduce(model.width, tokens)
         return machine.matmul("bf16", model.drafters.eagle_parameters * tokens, model.drafters.eagle_parameters) + launches
-    joint = 2 * model.width**2
-    layers = machine.layers(model, model.drafters.attention, tokens) / model.drafters.attention.layers
-    return layers + machine.matmul(model.dense_format, joint * tokens, joint)
+    joint, own = 2 * model.width**2, model.of_mtp
+    layers = machine.layers(own, model.drafters.attention, tokens) / model.drafters.attention.layers
+    return layers + machine.matmul(own.dense_format, joint * tokens, joint)
 
 
 def _provenance(device: Device, model: Model, gpus: int, given: Assumptions) -> dict[str, str]:

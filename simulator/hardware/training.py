@@ -172,7 +172,8 @@ def _parts(kind: str, model: Model) -> tuple[int, int, int]:
     if kind == "mtp":
         return projections + mlp + 2 * d * d, 0, projections + mlp + 2 * d * d
     layers, joined = drafts.attention.layers, drafts.taps * d * d
-    kept = round(d * drafts.attention.entry_bytes / FORMAT_BYTES["bf16"])  # keys and values of the context, every layer's
+    cached = FORMAT_BYTES["bf16" if drafts.within else model.cache_format]
+    kept = round(d * drafts.attention.entry_bytes / cached)  # keys and values of the context, every layer's
     block = layers * (projections + mlp)
     head = 2 * MARKOV_RANK * model.vocabulary + d + MARKOV_RANK + 1 if kind == "dspark" else 0
     used = (

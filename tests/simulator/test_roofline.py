@@ -10,7 +10,7 @@ import pytest
 from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, devices, find_profile, models
 from simulator.hardware.cost import Longest, StepLoad
-from simulator.hardware.model import MARKOV_RANK, Attention
+from simulator.hardware.model import FORMAT_BYTES, MARKOV_RANK, Attention, Format
 from simulator.hardware.profile import Profile
 from simulator.hardware.roofline import (
     TOKENS,
@@ -288,6 +288,32 @@ def test_dflash_is_one_pass_and_dspark_adds_a_walk() -> None:
     assert dflash == pytest.approx(weights * 2 / bandwidth + 5 * 8 * 2e-6 + draws, rel=1e-6)
     walk = (256 * 151_936 * 2 + 151_936 * 8) / bandwidth + 3 * 2e-6 + 6 * (2e-6 + 151_936 * 4 / bandwidth)
     assert dspark - dflash == pytest.approx(7 * walk - draws, rel=1e-6)
+
+
+@pytest.mark.parametrize(("weights", "mtp"), [("fp8", "fp8"), ("int4", "bf16"), ("fp4", "bf16"), ("bf16", "bf16")])
+def test_drafters_keep_bf16_beside_smaller_targets(weights: Format, mtp: Format) -> None:
+    """As they are published beside targets in FP8, AWQ and NVFP4; MTP comes with a target in FP8, and is as that is."""
+    plain, small = models()["qwen3-8b"], replace(models()["qwen3-8b"], dense_format=weights, expert_format=weights)
+    one, bandwidth = np.ones(1), 0.8 * 3.35e12
+    for kind in ("dspark", "dflash", "eagle3"):
+        assert small.drafter_bytes(kind) == plain.drafter_bytes(kind)
+        assert draft_seconds(machine(), small, kind, 7, one) == draft_seconds(machine(), plain, kind, 7, one)
+    saved = FORMAT_BYTES["bf16"] - FORMAT_BYTES[mtp]
+    parameters = 41_943_040 + 150_994_944 + 2 * 4096**2
+    assert plain.drafter_bytes("mtp") - small.drafter_bytes("mtp") == pytest.approx(saved * parameters)
+    faster = draft_seconds(machine(), plain, "mtp", 1, one) - draft_seconds(machine(), small, "mtp", 1, one)
+    assert faster[0] == pytest.approx(saved * parameters / bandwidth, abs=1e-9)
+
+
+def test_drafters_within_a_checkpoint_are_in_its_formats() -> None:
+    """DeepSeek-V4's come with it."""
+    model = models()["deepseek-v4-flash"]
+    apart = replace(model, drafters=replace(model.drafters, within=False))
+    for kind in ("dspark", "dflash"):
+        assert model.drafter_bytes(kind) < 0.5 * apart.drafter_bytes(kind)
+    assert model.of_mtp == model
+    experts = replace(models()["qwen3-8b"], expert_format="fp4")  # as gpt-oss is published
+    assert experts.of_mtp == experts
 
 
 def test_autoregressive_drafters_read_layer_and_head_for_every_token() -> None:
