@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -351,13 +352,22 @@ def _entry(drafter: str, kind: str, known: Sequence[str]) -> str:
 def load_profile(file: Path) -> Profile:
     """A profile of one's own. Raises InputError naming file, field and fix."""
     try:
-        return _profile(json.loads(file.read_text(encoding="utf-8-sig")))
+        return _rising(_profile(json.loads(file.read_text(encoding="utf-8-sig"))))
     except OSError as error:
         raise InputError(f"{file}: not readable: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{file}: is not JSON: {error}") from None
     except ValueError as error:
         raise InputError(f"{file}: {error}") from None
+
+
+def _rising(profile: Profile) -> Profile:
+    """A profile as it is, unless one wrote by hand that more tokens take less, by more than noise."""
+    points = list(zip(profile.verify.counts, profile.verify.seconds, strict=True)) if profile.source == "user" else []
+    for (few, longer), (many, seconds) in pairwise(points):
+        if seconds < 0.8 * longer:
+            raise ValueError(f"verify: {many:,} tokens take {seconds:g} s, {few:,} take {longer:g} s: must not fall so")
+    return profile
 
 
 def parse_profile(text: str) -> Profile:

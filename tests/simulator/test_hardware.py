@@ -60,6 +60,15 @@ def test_dumped_profile_loads_equal(small: Profile, tmp_path: Path) -> None:
     assert load_profile(file).draft == {}
 
 
+def test_passes_may_dip_as_measured_ones_do(small: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    by_hand = dataclasses.replace(small, verify=Curve((1, 16), (0.010, 0.0081)))
+    measured = dataclasses.replace(small, source="measured", verify=Curve((1, 16), (0.010, 0.005)))
+    for dipping in (by_hand, measured):
+        file.write_text(dump_profile(dipping))
+        assert load_profile(file) == dipping
+
+
 DELETE = object()
 
 
@@ -91,6 +100,7 @@ DELETE = object()
         (["verify", "counts"], [0, 4], "verify: counts must rise from 1"),
         (["verify", "seconds", 0], None, r"verify.seconds\[0\]: must be a number"),
         (["verify", "points"], [], "verify: unknown points"),
+        (["verify", "seconds", 1], 0.007, "verify: 16 tokens take 0.007 s, 1 take 0.01 s: must not fall so"),
         (["verify", "seconds"], [0, 0], "verify: seconds must be above 0"),
         (["verify", "seconds", 1], 1e300, "verify: seconds must be 0 or more, and no more than 86,400"),
         (["overhead_s"], 1e300, "overhead_s must be 0 or more, and no more than 86,400"),
