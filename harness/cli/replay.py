@@ -79,7 +79,9 @@ def print_replays(rows: list[Replayed], *, as_json: bool) -> None:
 
 def _label(r: Replayed) -> str:
     """Drafter, policy and what it decides from."""
-    basis = f" on {r.confidences} confidences" if r.confidences in ("calibrated", "estimated") else ""
+    basis = " · held-out prompts" if r.held_out else ""
+    if r.confidences in ("calibrated", "estimated"):
+        basis = f" on {r.confidences} confidences"
     drafts = " · greedy drafts" if r.drafting == "greedy" else ""
     caveat = "" if r.exact else " (a bound)"
     return f"{r.drafter} γ={r.gamma} {r.policy}{basis}{drafts}{caveat}"

@@ -14,7 +14,7 @@ from results.store.recordings import Recordings
 from simulator.errors import InputError
 from simulator.numbers import counted
 from simulator.policies import PolicySpec
-from simulator.records import Confidences, Drafting, KeptDrafting, Round
+from simulator.records import Confidences, Drafting, KeptDrafting, Recording, Round
 from simulator.replay import EVEN_STEPS, replay, replays_exactly
 from simulator.traces import Trace, TracedResponse
 
@@ -58,6 +58,8 @@ class Replayed:
     high: float | None
     change: Change | None = None
     """Change of τ from sampled drafts to these greedy ones, all else equal; None where there are not both."""
+    held_out: bool = False
+    """Whether only the prompts were walked that nothing was fitted on."""
 
 
 Drawn = tuple[Replayed, Floats]
@@ -87,31 +89,48 @@ def replay_run(
         raise InputError(f"run {run_id}: has no dense recording of {asked}; there are: {', '.join(there) or 'none'}")
     for spec in policies or []:  # refused before anything is read
         spec.bind(None if spec.lossless else EVEN_STEPS)
+    walked, lacking = _walks(recordings, chosen, policies, calibrated)
+    if refused := [text for name, text in lacking if not any(shown.drafter == name for shown, _ in walked) and drafters]:
+        raise InputError(f"run {run_id}: nothing to replay of {refused[0]}")
+    if not walked:
+        raise InputError(f"run {run_id}: nothing to replay with these options: {lacking[0][1]}")
+    for _, text in lacking:
+        say(text)
     rows: list[Drawn] = []
     if calibrated:
         left, every = (len({r.prompt_id for r in of(chosen[0]).responses}) for of in (recordings.trace, recordings.whole))
         if left < every:
             say(f"{left} of {counted(every, 'prompt')}, for every policy: those that no calibration was fitted on")
-    for key in chosen:
-        shown = recordings.best(key) if calibrated else key.showing("raw")
-        fitted = not calibrated or shown.confidences in ("calibrated", "estimated")
-        trace = recordings.trace(shown) if calibrated else recordings.whole(key)
-        for policy in policies or [PolicySpec.fixed(key.gamma)]:
-            if policy.reads_confidences and not fitted:
-                say(f"{key} {policy}: left out, the run has no calibration of its confidences")
-                continue
-            if (policy.k or 0) > key.gamma:
-                say(f"{key} {policy}: left out, verifies more than was drafted")
-                continue
+    for shown, of_shown in groupby(walked, key=lambda pair: pair[0]):
+        trace = recordings.trace(shown) if calibrated else recordings.whole(shown.showing("none"))
+        for _, policy in of_shown:
             try:
                 rows += _replay_trace(trace, policy, shown.confidences)
             except InputError as error:
                 if drafters:
                     raise
-                say(f"{key}: left out: {error}")
+                say(f"{shown.showing('none')}: left out: {error}")
     if not rows:
         raise InputError(f"run {run_id}: nothing to replay with these options")
-    return _compared(rows)
+    return [replace(row, held_out=calibrated and recordings.fitted) for row in _compared(rows)]
+
+
+def _walks(
+    recordings: Recordings, chosen: Sequence[Recording], policies: Sequence[PolicySpec] | None, calibrated: bool
+) -> tuple[list[tuple[Recording, PolicySpec]], list[tuple[str, str]]]:
+    """(recording, policy) to walk; and what cannot be: the drafter's name, and what it is and why in words."""
+    walked, lacking = list[tuple[Recording, PolicySpec]](), list[tuple[str, str]]()
+    for key in chosen:
+        shown = recordings.best(key) if calibrated else key.showing("raw")
+        fitted = not calibrated or shown.confidences in ("calibrated", "estimated")
+        for policy in policies or [PolicySpec.fixed(key.gamma)]:
+            if policy.reads_confidences and not fitted:
+                lacking.append((key.drafter, f"{key} {policy}: left out, the run has no calibration of its confidences"))
+            elif (policy.k or 0) > key.gamma:
+                lacking.append((key.drafter, f"{key} {policy}: left out, verifies more than was drafted"))
+            else:
+                walked.append((shown, policy))
+    return walked, lacking
 
 
 def _compared(rows: Sequence[Drawn]) -> list[Replayed]:

@@ -67,7 +67,8 @@ class Recordings:
         self.keys = tuple(store.recordings(run_id) if drafting is None else store.traced(run_id, drafting))
         """One for each drafter, γ and, where all are asked for, drafting; showing no confidences."""
         self._fit_of = {key: (store.temperatures(run_id, key), store.estimates(run_id, key)) for key in self.keys}
-        self._any_fit = any(any(fits) for fits in self._fit_of.values())
+        self.fitted = any(any(fits) for fits in self._fit_of.values())
+        """Whether anything was fitted to confidences: then no trace has the prompts of that."""
         self._read: dict[Recording, Fitted] = {}
 
     def offered(self, recording: Recording) -> tuple[Confidences, ...]:
@@ -127,7 +128,7 @@ class Recordings:
         key = recording.showing("none")
         if key not in self._read:
             found = Fitted(self.whole(key), *self._fit_of[key])
-            self._read[key] = found.unseen() if self._any_fit else found
+            self._read[key] = found.unseen() if self.fitted else found
         return self._read[key]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.cli.replay import print_replays
 from harness.recording.calibrate import calibrate
 from harness.sweeps.replay import replay_run
 from results.store.database import Store
@@ -40,7 +41,9 @@ def recorded(file: Path, prompts: int, tokens: int = 400) -> tuple[Store, str]:
     return store, run_id
 
 
-def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(tmp_path: Path) -> None:
+def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store, run_id = recorded(tmp_path / "specyard.duckdb", 48)
     said: list[str] = []
     calibrate(run_id, store, said.append)
@@ -62,6 +65,17 @@ def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(t
     [replayed] = replay_run(store, run_id, [PolicySpec("threshold", "0.6")], ["eagle3"], calibrated=True, say=print)
     assert (replayed.confidences, replayed.prompts) == ("estimated", 48 - held_out)
     assert 1 < replayed.budget < 3
+    rows = replay_run(store, run_id, [PolicySpec.fixed(1)], None, calibrated=True, say=said.append)
+    assert [(row.drafter, row.prompts, row.held_out) for row in rows] == [
+        (d, 48 - held_out, True) for d in ("eagle3", "ngram")
+    ]
+    assert said == [f"{48 - held_out} of 48 prompts, for every policy: those that no calibration was fitted on"]
+    print_replays([replayed, *rows], as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert sum("fixed:1 · held-out prompts" in line for line in lines) == 2
+    assert sum("threshold:0.6 on estimated confidences" in line and "held-out" not in line for line in lines) == 1
+    [all_of_them] = replay_run(store, run_id, [PolicySpec.fixed(1)], ["eagle3"], calibrated=False, say=print)
+    assert (all_of_them.prompts, all_of_them.held_out) == (48, False)
     with pytest.raises(InputError, match="needs confidences, and this drafter has none"):
         replay_run(store, run_id, [PolicySpec("threshold", "0.6")], ["eagle3"], calibrated=False, say=print)
 

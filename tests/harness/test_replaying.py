@@ -24,7 +24,7 @@ ACCEPTED = {"sums": [2, 2, 0, 0, 0, 0], "proofs": [0]}
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "specyard.duckdb")
-    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "ngram": {}}))
+    run_id = store.create_run(dataclasses.replace(INFO, drafters={"none": {}, "ngram": {}, "mtp": {}}))
     for task, accepted in ACCEPTED.items():
         count, prompt = len(accepted), f"{task}/0"
         plain = tuple(Round(0, 0, 0, 1, (), 1) for _ in accepted)
@@ -102,8 +102,14 @@ def test_a_drafter_or_a_block_that_was_not_recorded_is_no_silent_gap(store: Stor
     rows = replay_run(store, run_id, [PolicySpec.fixed(9), PolicySpec.fixed(1)], None, calibrated=False, say=said.append)
     assert {row.policy for row in rows} == {"fixed:1"}
     assert [text.partition(": ")[2] for text in said] == ["left out, verifies more than was drafted"]
-    with pytest.raises(InputError, match="nothing to replay"):
+    with pytest.raises(InputError, match=r"nothing to replay with these options: .*verifies more than was drafted"):
         replay_run(store, run_id, [PolicySpec.fixed(9)], None, calibrated=False, say=said.append)
+    other = Recording("mtp", 9)
+    store.add(run_id, {"recordings": recordings(other, [("sums/0", 0, 1)])})
+    anchors = Anchors(np.full(1, 9, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 9), np.float32))
+    store.add(run_id, {"anchors": anchor_table(other, "sums/0", 0, anchors)})
+    with pytest.raises(InputError, match=r"nothing to replay of ngram .*fixed:9: left out, verifies more"):
+        replay_run(store, run_id, [PolicySpec.fixed(9)], ["mtp", "ngram"], calibrated=False, say=said.append)
 
 
 def test_what_reads_no_confidences_is_replayed_without_a_calibration(store: Store) -> None:
