@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -54,11 +55,20 @@ def write_page(page: str, file: Path) -> None:
 
 def _spec(panel: Panel, figure: Figure) -> dict[str, Any]:
     """A plot as JSON, its published values as the figure wants them."""
-    spec: dict[str, Any] = _short(panel.plot.to_plotly_json())
+    spec: dict[str, Any] = _plain(_short(panel.plot.to_plotly_json()))
     for trace in spec["data"]:
         if trace.get("meta") == "published" and figure.published != "plain":
             trace["opacity"] = min(trace.get("opacity", 1), _FAINT)
     return spec
+
+
+def _plain(value: Any) -> Any:
+    """With all text as Plotly shows it unchanged, which takes it for markup; line breaks alone are ours."""
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return html.escape(value, quote=False).replace("&lt;br&gt;", "<br>") if isinstance(value, str) else value
 
 
 def _prose(text: str) -> Markup:

@@ -437,6 +437,18 @@ def test_measured_simulated_synthesised_and_published_never_look_alike() -> None
     assert len(every) == len(set(every)), seen
 
 
+def test_names_that_look_like_markup_are_text_in_figures() -> None:
+    """Plotly takes ticks and hover texts for markup, as it does line breaks, which are the report's own."""
+    name = 'my<b>x</b>&"'
+    html = compose.render(recorded({"none": 0, name: 4}), RUN)
+    texts = json.dumps(embedded(html, "figures"))
+    assert "<b>x" not in texts
+    assert "my&lt;b&gt;x&lt;/b&gt;&amp;" in texts
+    assert "<br>" in texts
+    assert name in Page(html).text
+    assert "&lt;b&gt;" not in Page(html).text
+
+
 def test_a_drafter_has_one_colour_and_mark_in_all_figures() -> None:
     specs = embedded(compose.render(everything(), RUN), "figures")
     marks: dict[str, set[tuple[str, str]]] = {}
