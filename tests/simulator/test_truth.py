@@ -159,10 +159,7 @@ def answers(seed: int, stay: int, seconds: int = 100, users: int = 64) -> Outcom
 
 @pytest.mark.parametrize(("stay", "least"), [(1, 0.93), (4, 0.9), (9, 0.85), (15, 0.8)])
 def test_intervals_cover_where_answers_are_long(stay: int, least: float) -> None:
-    """95 % of intervals should hold the truth; means within one answer go together, and are no batches of their own.
-
-    Twenty batches would hold it in 96, 90, 68 and 56 %.
-    """
+    """95 % of intervals should hold the truth; means within one answer go together, and are no batches of their own."""
     found = [answers(seed, stay).tau for seed in range(200)]
     held = np.mean([abs(tau.value - 3.0) <= tau.half_width for tau in found])
     assert least <= held <= 0.99
