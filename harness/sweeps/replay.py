@@ -97,7 +97,9 @@ def replay_run(
     for _, text in lacking:
         say(text)
     rows: list[Drawn] = []
-    if calibrated:
+    if calibrated and not recordings.fitted:
+        say(f"run {run_id} has no calibration: every prompt is walked")
+    elif calibrated:
         left, every = (len({r.prompt_id for r in of(chosen[0]).responses}) for of in (recordings.trace, recordings.whole))
         if left < every:
             say(f"{left} of {counted(every, 'prompt')}, for every policy: those that no calibration was fitted on")

@@ -142,7 +142,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
         ("medusa", None, False, "no such policy; there are fixed:K"),
         ("fixed:1", ["eagle3"], False, "no dense recording of eagle3; there are: dspark, ngram"),
         ("threshold:0.5", ["ngram"], False, "needs confidences, and this drafter has none"),
-        ("fixed:1", None, True, "nothing to replay with these options"),
+        ("threshold:0.5", None, True, "nothing to replay with these options: .*no calibration"),
     ):
         with pytest.raises(InputError, match=message):
             replay_run(store, store.find_run("latest"), policies_of([policy]), drafters, calibrated=calibrated, say=print)

@@ -120,7 +120,8 @@ def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
     assert done.stdout == ""
     assert "at 16 users nothing that was simulated keeps the promise; closest is dspark γ=7 fixed:7" in done.stderr
     assert "tps>=90000: 0 %" in done.stderr
-    assert "8 configurations tried" in done.stderr
+    [tried] = re.findall(r"(\d+) configurations tried", done.stderr)
+    assert int(tried) >= 8  # every K of the drafter, and caps of what could run
     assert "go on with" not in done.stderr  # it is finished
     shown = tuner("show", "latest", "--json", out=out)
     assert shown.returncode == 1
