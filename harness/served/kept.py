@@ -7,6 +7,7 @@ random. Where requests are not told apart, answers are made whose rounds have th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,13 +26,20 @@ from simulator.records import SERVED, Anchors, Drafting, kept_drafting
 from simulator.traces import Trace, TracedResponse
 
 Floats = npt.NDArray[np.float32]
+Shares = npt.NDArray[np.float64]
 ASSUMPTIONS = (
     "rounds are those of visited anchors under the policy that was served: at its K a replay is exact, below it an estimate",
     "anchors that were not visited have rounds of the same request, drawn at random; longer drafts are not in them at all",
 )
 """What a served run's traces hold beside what was logged."""
-_MADE = 200
-"""Answers that are made of averages."""
+_MADE = (8, 200)
+"""Answers that are made of averages: at least, and at most."""
+_SPREAD = 0.2
+"""By how much made answers' tokens of a step may differ, as a share: more would be answers that no drafter gets."""
+_BLOCK = 20
+"""Rounds of a made answer that have its averages together."""
+_ROUNDS = 12
+"""Corrections of made answers' mean, after which it is what was counted."""
 _OUTPUT, _PROMPT = 256, 512
 """Tokens of answers and prompts, where nobody says."""
 _MOSTLY = 0.5
@@ -68,11 +76,15 @@ def traces_of(server: Server, acceptance: Acceptance, name: str, kind: str, seed
             told.append(f"{undrafted:,.0f} steps without a draft stand at random places among each request's rounds")
     else:
         output = max(2, round(server.output_tokens or _OUTPUT))
-        steps = [_steps_of_averages(acceptance, output, i, rng) for i in range(_MADE)]
-        sizes = [(max(1, round(server.prompt_tokens or _PROMPT)), output)] * _MADE
+        survivals, coverages = _answers(acceptance)
+        steps = [
+            _steps_of_averages(own, float(drafting), acceptance.longer, output, rng)
+            for own, drafting in zip(survivals, coverages, strict=True)
+        ]
+        sizes = [(max(1, round(server.prompt_tokens or _PROMPT)), output)] * len(steps)
         told = [
-            f"no requests told apart: {_MADE} answers of {output} tokens made with the averages; prompts do not differ in "
-            "ease, and intervals over prompts are too narrow"
+            f"no requests told apart: {len(steps)} answers of {output} tokens made with the averages; they differ so that "
+            "intervals over prompts are about as wide as those of what was counted"
         ]
     drafting = kept_drafting(_drafting(server), kind, server.settings.temperature)
     parts = [
@@ -119,15 +131,46 @@ def _steps_of(one: ServedRequest, gamma: int, rng: np.random.Generator) -> Steps
     return replace(steps, confidence=confidence)
 
 
-def _steps_of_averages(acceptance: Acceptance, output: int, number: int, rng: np.random.Generator) -> Steps:
-    """Steps of an answer whose rounds have the averages: evenly spaced shares in random order."""
+def _answers(acceptance: Acceptance) -> tuple[Shares, Shares]:
+    """(shares accepted by position, [answers, K]; shares of steps with a draft, [answers]) of answers to be made.
+
+    Pooled over the answers' steps they are the averages; and answers drawn with replacement have averages that scatter as
+    much as what was counted may be off. So many answers differ by √answers as much, and there are fewer of them where that
+    would be answers that no drafter gets.
+    """
+    lengths = 1 + acceptance.coverages * acceptance.survivals.sum(1)
+    off = float(lengths.std() / lengths.mean())
+    fewest, most = _MADE
+    number = most if off * math.sqrt(most) <= _SPREAD else max(fewest, round((_SPREAD / off) ** 2))
+    order = np.argsort(lengths, kind="stable")[((np.arange(number) + 0.5) / number * len(lengths)).astype(int)]
+    drawn = np.column_stack([acceptance.survivals, acceptance.coverages])
+    centre = np.append(acceptance.survival, acceptance.coverage)
+    spread = lengths.std() / max(lengths[order].std(), 1e-12)
+    made = centre + math.sqrt(number) * spread * (drawn[order] - drawn.mean(0))
+    for _ in range(_ROUNDS):  # what is cut off at nothing and at one, and that easy answers take fewer steps, moves the mean
+        made = np.clip(made, 0.0, np.where(centre > 0, 1.0, 0.0))
+        made[:, :-1] = np.minimum.accumulate(made[:, :-1], axis=1)
+        steps = 1 / (1 + made[:, -1] * made[:, :-1].sum(1))
+        drafts = steps * made[:, -1]
+        pooled = np.append(drafts @ made[:, :-1] / max(drafts.sum(), 1e-12), drafts.sum() / steps.sum())
+        made += centre - pooled
+    made = np.clip(made, 0.0, 1.0)
+    return np.minimum.accumulate(made[:, :-1], axis=1), made[:, -1]
+
+
+def _steps_of_averages(survival: Shares, coverage: float, longer: Shares, output: int, rng: np.random.Generator) -> Steps:
+    """Steps of an answer whose rounds have the averages, however few of them are walked."""
     count = output - 1
-    share = (rng.permutation(count) + rng.random()) / count
-    with_draft = (rng.permutation(count) + rng.random()) / count < acceptance.coverage
-    accepted, drafted = (
-        (share[:, None] < shares).sum(1) * with_draft for shares in (acceptance.survival, acceptance.longer)
-    )
+    share, with_draft = _even(count, rng), _even(count, rng) < coverage
+    accepted, drafted = ((share[:, None] < shares).sum(1) * with_draft for shares in (survival, longer))
     return Steps(drafted.astype(np.uint8), accepted.astype(np.uint8))
+
+
+def _even(count: int, rng: np.random.Generator) -> Shares:
+    """Shares from 0 to 1, evenly spaced in every few, in random order."""
+    blocks = -(-count // _BLOCK)
+    order = rng.permuted(np.tile(np.arange(_BLOCK), (blocks, 1)), axis=1)
+    return np.asarray(((order + rng.random((blocks, 1))) / _BLOCK).ravel()[:count], np.float64)
 
 
 def _anchors(steps: Steps, count: int, acceptance: Acceptance, rng: np.random.Generator) -> Anchors:

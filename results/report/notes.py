@@ -146,8 +146,8 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
     if run.averaged:
         found.append(
             f"No requests are told apart in these files: {counted(run.prompts, 'answer')} were made with their averages. "
-            "They do not differ as requests do, so that intervals over prompts, and counts of drafts, are of what was made, "
-            "and too narrow, also in what is decided; `harness advise` has the intervals of what was counted."
+            "They are made to differ so much that intervals over prompts are about as wide as those of what was counted; "
+            "which of them is easy, and counts of drafts, are of what was made."
         )
     if run.finished_at is None:
         found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
