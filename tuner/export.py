@@ -72,8 +72,8 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
         told = sentences(decision)
         elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
         head = [
-            f"specyard study {study_id}", *told, *elsewhere, *capacity(load, study), *decision.notes,
-            checked_by(engine, decision.settings),
+            f"specyard study {study_id}", *_unfinished(study, store), *told, *elsewhere, *capacity(load, study),
+            *decision.notes, checked_by(engine, decision.settings),
         ]  # fmt: skip
         return _commented(head, decision.command)
     run = to_run(found, engine, study) or won[load].configuration
@@ -84,7 +84,8 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
     if engine == SGLANG:
         made = _with_tables(store, study, won[load].configuration, run, found, made)
     head = [
-        f"specyard study {study_id}: {run.in_full}", *_numbers(study, list(won), run, engine, models),
+        f"specyard study {study_id}: {run.in_full}", *_unfinished(study, store),
+        *_numbers(study, list(won), run, engine, models),
         *([f"no recommendation: {reason}"] if reason else []),
         *(note for each in won for note in otherwise(each, study, run, engine)),
         *gains_by_load({each: study.loads[each] for each in won}, run),
@@ -152,7 +153,7 @@ def export_content(store: Store, study_id: str, users: int | None) -> dict[str, 
     if all(winner is None for *_, winner in asked):
         raise AnswerIsNo(_no_winner(study, [load for load, *_ in asked], store.file.parent))
     return {
-        "study": study_id, "hardware": study.hardware, "target": study.target or "MODEL",
+        "study": study_id, "finished": study.finished, "hardware": study.hardware, "target": study.target or "MODEL",
         "replicas": plan.replicas, "drafting": plan.drafting, "step_tokens": plan.step_tokens,
         "winners": [_exported(load, found, winner, study, models) for load, found, winner in asked if winner is not None],
         "without_winner": [str(load) for load, _, winner in asked if winner is None],
@@ -306,7 +307,8 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
         return ""
     studies = Studies(store)
     trials = {int(load.users or 0): read_trials(studies, study.study_id, load, plan, study.kinds) for load in study.loads}
-    found = by_load(trials, whole_blocks(engine, study.kinds), plan.replicas)
+    whole = whole_blocks(engine, study.kinds)
+    found = by_load(trials, whole, plan.replicas)
     if found is None:
         return ""
     run = found.configuration
@@ -318,13 +320,25 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
     whose = "prompts the search has not seen" if confirmed.keys() >= set(there) else "the search's own prompts"
     head = [
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
+        *_unfinished(study, store),
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), OF_THE_TABLE,
+        *found.bars(confirmed), *_one_k(found, whole, engine), OF_THE_TABLE,
         *(no_row(load) for load in study.loads if load.users not in there),
         *unsettled(study.loads), *better(found, trials, study, engine),
         *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
     return _commented(head, made.command)
+
+
+def _one_k(found: ByLoad, whole: Mapping[str, bool], engine: ServingEngine) -> list[str]:
+    """That a table is no choice of k, where it is none."""
+    drafter = found.recording.drafter
+    if not whole.get(drafter) or len({row.k for row in found.rows}) > 1:
+        return []
+    return [
+        f"{engine.name} drafts a block of {drafter} whole or not at all, and here it does at every load: there is no K by "
+        "batch size to choose, only another drafter or policy"
+    ]
 
 
 def gains_by_load(loads: Mapping[Load, AtLoad], run: Configuration) -> list[str]:
@@ -419,11 +433,19 @@ def _winners(study: StoredStudy, users: int | None, engine: ServingEngine, out: 
     return winners
 
 
+def _unfinished(study: StoredStudy, store: Store) -> list[str]:
+    """That a study may yet say something else, and how it goes on; nothing where it is finished."""
+    return [] if study.finished else [f"NOT FINISHED: it may end otherwise; {_resumed(study, store.file.parent)}"]
+
+
+def _resumed(study: StoredStudy, out: Path) -> str:
+    return f"go on with: {typed('tuner', 'search', '--resume', study.study_id, out=out)}"
+
+
 def _no_winner(study: StoredStudy, lost: Sequence[Load], out: Path) -> str:
     where = ", ".join(load.label for load in lost)
     if not study.finished:
-        on = typed("tuner", "search", "--resume", study.study_id, out=out)
-        return f"study {study.study_id}: has no winner at {where} yet, for it is not finished; go on with: {on}"
+        return f"study {study.study_id}: has no winner at {where} yet, for it is not finished; {_resumed(study, out)}"
     return f"study {study.study_id}: has no winner at {where}: nothing kept the bounds"
 
 

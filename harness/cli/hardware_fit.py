@@ -6,6 +6,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
-from harness.options import AsJson, KvFormat, ModelFile, Out, StepTokens, Weights, WritableOut
+from harness.options import AsJson, KvFormat, Out, StepTokens, Weights, WritableOut
 from simulator.numbers import four_digits
 
 if TYPE_CHECKING:  # these take seconds
@@ -33,12 +34,18 @@ MeasuredFile = Annotated[
 BaseName = Annotated[
     str | None, typer.Option("--base", help="The profile to start from: device/model, a device with --model, or a file.")
 ]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option("--model", help="The target's config.json, or its folder: --base then names a device, as l40s."),
+]
 Gpus = Annotated[int | None, typer.Option("--gpus", "--tp", help="GPUs that share the model, of a modelled base.")]
 RunOfAcceptance = Annotated[
     str | None,
     typer.Option("--run", metavar="RUN", help="A run whose drafters are accepted as these are, where rows do not say it."),
 ]
 Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, else weighed.")]
+_NOISY = 0.15
+"""What the fit leaves, as a share, from which on a row is likely to be of something else than is said."""
 
 
 def fit(
@@ -59,23 +66,15 @@ def fit(
     with user_errors("harness"):
         asked = _Asked(file, base, model, gpus, weights, kv, captured, step_tokens, run, out)
         measured, found = asked.fitted()
-        from harness.hardware.posterior import next_measurement
-
         called = name or file.name.removesuffix(".csv")
         profile = _named(found, called, file)
         written = _write(profile, out / "hardware", called)
-        suggested = next_measurement(found, measured.points)
         if as_json:
             print_json("fit", {**_content(found), "profile": profile.name, "file": str(written)})
             return
         console = plain_console()
-        _print_fit(console, found, called)
-        if suggested is not None:
-            say(
-                console,
-                f"measure next: {suggested.point.name}; it would narrow what speculation gains at these loads from "
-                f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
-            )
+        _print_fit(console, found, measured.points, called)
+        _print_next(console, found, measured.points)
         say(console, f"the profile is in {written}")
         say(console, "simulate, search and sensitivity take it:")
         say(console, f"  {shlex.join(['--hardware', str(written)])}")
@@ -101,7 +100,9 @@ def predict(
         if as_json:
             print_json("predict", {**_content(found), **_predicted_content(found, measured.points)})
             return
-        _print_predictions(plain_console(), found, measured.points)
+        console = plain_console()
+        _print_predictions(console, found, measured.points)
+        _print_next(console, found, measured.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ def _print_unsaid(console: Console, posterior: Posterior) -> None:
         )
 
 
-def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
+def _print_fit(console: Console, posterior: Posterior, points: Sequence[MeasuredPoint], called: str) -> None:
     found = posterior.best
     count = len(found.residuals)
     say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
@@ -264,10 +265,35 @@ def _print_fit(console: Console, posterior: Posterior, called: str) -> None:
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
     say(console, f"the factors leave {found.noise:.1%} on average, of measurements and model together; predictions hold it")
     _print_unsaid(console, posterior)
+    _print_crowded(console, posterior, points)
     if untold := found.untold():
         say(console, f"the rows say next to nothing of {_words(untold)}: there the base stands, as unsure as before")
     for one, other in found.alike():
         say(console, f"the rows cannot tell apart: {_said(one)}, and {_said(other)}")
+
+
+def _print_next(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
+    from harness.hardware.posterior import next_measurement
+
+    if (suggested := next_measurement(found, points)) is not None:
+        say(
+            console,
+            f"measure next: {suggested.point.name}; it would narrow what speculation gains at these loads from "
+            f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
+        )
+
+
+def _print_crowded(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
+    from harness.hardware.forecast import crowded
+
+    for rows in groupby(crowded(found, points), key=lambda row: (row.point.load.label, row.tokens)):
+        [first, *_] = rows[1]
+        say(
+            console,
+            f"{first.point.load.label} of {first.point.prompt_tokens:,} + {first.point.output_tokens:,} tokens hold about "
+            f"{first.tokens:,} at once, and {found.best.base.profile.name} has room for {first.room:,}: here some wait for "
+            "others; where all ran, its GPUs, weights or cache are others (--gpus, --tp, --weights, --kv)",
+        )
 
 
 def _words(names: Sequence[str]) -> str:
@@ -289,7 +315,12 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
 
     told, best = predictions(found, points), found.best
     say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
+    worst = max(best.residuals, key=lambda r: abs(math.log(r.fitted / r.measured)))
+    if best.noise > _NOISY:
+        off = f"line {worst.point.line}, {worst.point.name}: {worst.fitted / worst.measured - 1:+.0%}"
+        say(console, f"they leave so much that all intervals are wide; furthest off is {off}: are unit and lengths those?")
     _print_unsaid(console, found)
+    _print_crowded(console, found, points)
     more = overloads(found, points)
     for over in more:
         say(console, f"{over.point.name}: more than can be answered, which is about {four_digits(over.most_per_s)} a second")
@@ -324,10 +355,17 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
             gain = "–" if b.gain is None else f"{b.gain.value:+.0%} ({b.gain.low:+.0%} to {b.gain.high:+.0%})"
             seen = "–" if b.measured is None else f"{b.measured:+.0%}"
             rows.append([b.load, b.name, gain, seen, "–" if b.regret is None else f"{b.regret:.1%}"])
-        columns = ("load", "best of these rows", "gain over none (95 %)", "measured", "regret")
+        columns = ("load", "best of these rows", "drafting over none (95 %)", "measured", "regret")
         print_table(console, columns, rows, ("regret", "measured"))
     for crossed in crossovers(found, points):
         say(console, _crossing(crossed))
+    compared = {b.load for b in firsts}
+    if alone := {one.point.load.label: one.point.what for one in told if one.point.load.label not in compared}:
+        rows_of = "; ".join(f"{load} ({what})" for load, what in alone.items())
+        say(
+            console,
+            f"nothing to compare with at {rows_of}: a row of another way to draft, or of none, marked `predict`, adds it",
+        )
 
 
 def _crossing(crossed: Crossover) -> str:

@@ -9,9 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from harness.hardware.calibration import Forecast
+from harness.hardware.loops import recorded_of
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.posterior import Posterior
 from simulator.load import Users
+from simulator.plain import capacity_of
 from simulator.policies import NO_DRAFTER
 
 _SHOWN: Final[Metric] = "output_tok_s"
@@ -45,7 +47,7 @@ class Best:
     load: str
     name: str
     gain: Forecast | None
-    """Over no speculation, a share with its 95 % interval; None where that is not among the rows, or best itself."""
+    """Of the best that drafts over no speculation, a share with its 95 % interval; None where the rows lack either."""
     measured: float | None
     """The same as it was measured; None where it was not."""
     regret: float | None
@@ -75,6 +77,26 @@ def overloads(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Overloa
     return [Overload(point, most) for point in points if not point.given and (most := found.most_per_s(point)) is not None]
 
 
+class Crowded(NamedTuple):
+    """A row whose users hold more tokens at once than its profile has room for: there, some wait for others."""
+
+    point: MeasuredPoint
+    tokens: int
+    """That all users hold on average, halfway through their answers."""
+    room: int
+
+
+def crowded(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crowded]:
+    """The rows whose users cannot all run at once, by the profile."""
+    rows = []
+    for point in points:
+        if isinstance(point.load, Users) and not found.timed(point):
+            tokens = point.load.users * (point.prompt_tokens + point.output_tokens // 2)
+            room = capacity_of(found.best.base.profile, point.policy, recorded_of(point).trace)
+            rows += [Crowded(point, tokens, room)] * (tokens > room)
+    return rows
+
+
 def predictions(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Predicted]:
     """All values of the rows that are to be predicted, and can be served."""
     return [
@@ -93,10 +115,12 @@ def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
         told = [_measured(found, point) for point in here]
         chosen = _measured(found, first)
+        drafts = max((one for one in here if one.policy != NO_DRAFTER), key=lambda one: values[one.line], default=None)
         regret = None if None in told or chosen is None else 1 - chosen / max(value for value in told if value is not None)
-        gain = None if plain in (None, first) or plain is None else found.gain(first, plain)
-        before = None if plain is None else _measured(found, plain)
-        measured = None if gain is None or chosen is None or before is None else chosen / before - 1
+        gain = measured = None
+        if plain is not None and drafts is not None:
+            gain, seen, before = found.gain(drafts, plain), _measured(found, drafts), _measured(found, plain)
+            measured = None if seen is None or before is None else seen / before - 1
         best.append(Best(here[0].load.label, first.what, gain, measured, regret))
     return best
 
@@ -104,13 +128,7 @@ def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
 def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crossover]:
     """Where each way to draft crosses no speculation, if the rows have both at two loads or more of the same traffic."""
     crossed = []
-    pairs: dict[tuple[object, ...], dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
-    for here in _comparable(found, points):
-        plain = next((point for point in here if point.policy == NO_DRAFTER), None)
-        for point in here:
-            if plain is not None and point is not plain and isinstance(point.load, Users):
-                pairs.setdefault((point.what, *point.traffic[1:]), {})[point.load.users] = (point, plain)
-    for at in (loads for loads in pairs.values() if len(loads) > 1):
+    for at in _series(found, points):
         gains = {u: found.gain(one, none) for u, (one, none) in at.items()}
         predicted = {u: found.speed(one) / found.speed(none) for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
@@ -119,6 +137,26 @@ def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crosso
         own = _crossing(measured) if len(measured) == len(predicted) else None
         crossed.append(Crossover(next(iter(at.values()))[0].what, _crossing(predicted), own, doubtful))
     return crossed
+
+
+def _series(found: Posterior, points: Sequence[MeasuredPoint]) -> list[dict[int, tuple[MeasuredPoint, MeasuredPoint]]]:
+    """(a way to draft, no speculation) by users, at two loads or more of the same prompts and answers: however many requests
+    were sent at each load, and whatever context they had by then, unless one load has several of those."""
+    by_lengths: dict[tuple[object, ...], list[tuple[MeasuredPoint, MeasuredPoint]]] = {}
+    for here in _comparable(found, points):
+        plain = next((point for point in here if point.policy == NO_DRAFTER), None)
+        for point in here:
+            if plain is not None and point is not plain and isinstance(point.load, Users):
+                by_lengths.setdefault((point.what, point.prompt_tokens, point.output_tokens), []).append((point, plain))
+    series = list[dict[int, tuple[MeasuredPoint, MeasuredPoint]]]()
+    for pairs in by_lengths.values():
+        several = len({one.load.users for one, _ in pairs}) < len(pairs)
+        apart: dict[object, dict[int, tuple[MeasuredPoint, MeasuredPoint]]] = {}
+        for one, plain in pairs:
+            assert one.load.users is not None
+            apart.setdefault(one.traffic[3:] if several else None, {})[one.load.users] = (one, plain)
+        series += [loads for loads in apart.values() if len(loads) > 1]
+    return series
 
 
 def _crossing(gains: dict[int, float]) -> float | None:

@@ -36,6 +36,8 @@ WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
 _ALWAYS: Final = 0.97
 """A share of steps that is nearly every one."""
+_SHARES: Final = 20
+"""Loads that stand for all that ran."""
 _CURVE: Final = 33
 """Loads at which draws are asked for where they turn."""
 
@@ -85,7 +87,7 @@ class AtLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfTokens:
-    """What k tokens a draft would give at the loads that were served, each as often as it was."""
+    """What k tokens a draft would give, in tokens a second of all requests over the loads that were served."""
 
     k: int
     gain: Estimate
@@ -117,7 +119,7 @@ class Advice:
     rows: tuple[tuple[int, int, int], ...] = ()
     """(first, last, k) by running requests, of `by_batch`."""
     gain: Estimate
-    """Over what was served, at the loads that were served, each as often as it was."""
+    """Over what was served, in tokens a second of all requests over the loads that were served, each as often as it was."""
     of_tokens: tuple[OfTokens, ...]
     """What each k that is an answer gives, k rising."""
     loads: tuple[AtLoad, ...]
@@ -140,7 +142,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     gamma, most_known = acceptance.gamma, max(acceptance.known, 1)
     least = 0 if costs.knows_off else 1
     served, looked = _loads(server, costs)
-    speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked])}
+    ran = _ran(server)
+    speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked, *ran])}
     own = {r: min(server.served_k(r), most_known) for r in speeds}
     if max(own.values()) < least:  # it mostly drafted nothing at any load: what is weighed is where it did
         own = dict.fromkeys(own, most_known)
@@ -149,14 +152,14 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     tops = {r: least - 1 if not can_tell else most_known if costs.knows_off else own[r] for r in speeds}
     at = [
         _at(speeds[r], r, own[r], least, tops[r], served=r in served or _inside(server, r))
-        for r in sorted(speeds)
+        for r in sorted({*served, *looked})
         if own[r] >= least
     ]
-    weights = {one.running: served.count(one.running) for one in at if one.running in served}
+    weights = {r: ran.count(r) for r in ran if own[r] >= least}
 
     def mean(k_at: Callable[[int], int]) -> Floats:
-        """Tokens a second over the loads that were served, each as often as it was."""
-        return np.asarray(sum(n * speeds[r][:, k_at(r) - least] for r, n in weights.items()), np.float64)
+        """Tokens a second of all requests over the loads that were served, each as often as it was."""
+        return np.asarray(sum(n * r * speeds[r][:, k_at(r) - least] for r, n in weights.items()), np.float64)
 
     before = mean(own.__getitem__)
     gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, most_known + 1)], 1)  # type: ignore[misc]
@@ -179,6 +182,13 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         expected=_expected(server, acceptance, k, verdict), cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
+
+
+def _ran(server: Server) -> list[int]:
+    """Running requests at evenly spaced shares of the time that was served."""
+    if ran := server.running:
+        return [max(1, round(float(load))) for load in np.quantile(ran, (np.arange(_SHARES) + 0.5) / _SHARES)]
+    return [max(1, round(point.concurrency)) for point in server.points] or [1]
 
 
 def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:

@@ -17,7 +17,7 @@ from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE, simulated
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
-from harness.hardware.forecast import crossovers, overloads, predictions, winners
+from harness.hardware.forecast import crossovers, crowded, overloads, predictions, winners
 from harness.hardware.loops import ACCEPTED, Open, Served, acceptance_of, opened, recorded_of, serve, texts_of, timed
 from harness.hardware.measured import MeasuredPoint, base_profile, losing, read_measured
 from harness.hardware.posterior import Posterior, errors_of, next_measurement
@@ -666,6 +666,36 @@ def test_only_rows_of_one_traffic_are_compared(tmp_path: Path) -> None:
     assert winners(found, rows) == []
     assert crossovers(found, rows) == []
     assert next_measurement(found, rows) is None
+
+
+@pytest.mark.parametrize("sent", [(1,), (1, 10)])
+def test_benches_send_more_requests_the_more_users(sent: tuple[int, ...], tmp_path: Path) -> None:
+    """Loads are one series however many requests were sent at each; of loads that were sent twice each is its own."""
+    rows = [
+        f"{users},{drafts},512,256,{tok_s},{n * users * 5},{role}\n"
+        for n in sent for users in (8, 16, 64)
+        for drafts, tok_s, role in (("none,0,", 75 * users, "given"), ("eagle3,3,2.5", "", "predict"))
+    ]  # fmt: skip
+    file = tmp_path / "bench.csv"
+    file.write_text(HEAD.replace("output_tok_s", "output_tok_s,requests") + "".join(rows))
+    read = read_measured(file).points
+    found = Posterior.of(read, [base()])
+    series, best = crossovers(found, read), winners(found, read)
+    assert len(best) == 3 * len(sent)
+    doubtful = [b.load for b in best if b.gain is not None and b.gain.low < 0 < b.gain.high]
+    if len(sent) == 1:
+        [crossed] = series
+        assert [f"{users} users" for users in crossed.doubtful] == doubtful
+    else:
+        assert series == []  # no two loads were sent as many
+
+
+def test_users_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    told = "".join(f"{u},none,0,,4000,500,{40 * u},given\n" for u in (1, 8)) + "4000,none,0,,4000,500,,predict\n"
+    rows = points(told, tmp_path)
+    [named] = crowded(Posterior.of(rows, [base()]), rows)
+    assert (named.point.load.users, named.tokens) == (4_000, 4_000 * 4250)
+    assert named.room < named.tokens
 
 
 def test_a_file_as_people_write_it(tmp_path: Path) -> None:

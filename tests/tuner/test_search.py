@@ -32,6 +32,7 @@ from tests.tuner.configurations import configuration, plain
 from tests.tuner.conftest import QUIET
 from tuner.decision import StudyEvidence
 from tuner.display import print_study
+from tuner.export import export_content, export_study
 from tuner.objective import Scenario, TrialJob, TrialWorker
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
@@ -98,6 +99,10 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: 
     assert Studies(store).find("latest")["finished_at"] is not None
 
 
+def _exported(store: Store, study_id: str) -> str:
+    return " ".join(export_study(store, study_id, "vllm", 4).replace("\n#", "").split())
+
+
 def test_what_was_decided_before_a_stop_is_not_decided_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,10 +125,13 @@ def test_what_was_decided_before_a_stop_is_not_decided_again(
     print_study(store, study_id, as_json=False)
     shown = capsys.readouterr().out
     assert "this study is not finished" in shown
+    assert f"NOT FINISHED: it may end otherwise; go on with: tuner search --resume {study_id}" in _exported(store, study_id)
+    assert not export_content(store, study_id, 4)["finished"]
     assert re.search(r"16 users:? +not decided yet; 4 of 4 configurations tried", shown)
     assert "nothing keeps" not in shown
     resume_study(store, study_id, None, QUIET, cluster=None, time_limit_s=None)
     assert asked == [Users(4), Users(16), Users(16)]
+    assert "NOT FINISHED" not in _exported(store, study_id)
 
     def found(name: str) -> Any:
         with store.reading() as connection:
