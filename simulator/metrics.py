@@ -24,9 +24,10 @@ Floats = npt.NDArray[np.float64]
 
 BATCHES, FEWEST, STAYS = 20, 5, 2.0
 """How many means an interval is made of, at most and at least, and how many requests' stays each lasts at least."""
-PILE_UP, CHANCE, LONG = 0.02, 3.0, 0.25
+PILE_UP, CHANCE, LONG, SHORT = 0.02, 3.0, 0.25, 0.1
 """A backlog that grows by more than this share of what arrives, by more than so many standard errors, grows without end.
-Requests that stay for more than this share of half a run have not shown yet what becomes of them."""
+Requests that stay for more than this share of half a run have not shown yet what becomes of them; those that stay for less
+than the last are short beside it."""
 FEW = 100
 """Finished requests with fewer of which quantiles mean little."""
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
@@ -261,6 +262,8 @@ class Backlog:
     """Mean time in the system of those that finished in the half."""
     seconds: float
     """That the half lasts."""
+    rising_per_s: float = 0.0
+    """By how much more arrives in its last quarter than in its first."""
 
     @classmethod
     def of(cls, slices: Sequence[Slice]) -> Backlog:
@@ -270,17 +273,25 @@ class Backlog:
         change = arrived - np.array([int(s.totals["finished"]) for s in half])
         parts = [float(part.sum()) for part in np.array_split(change, BATCHES) if len(part)]
         error = float(np.std(parts, ddof=1) * np.sqrt(len(parts))) if len(parts) >= 8 else math.nan
-        window = _Window(half)
-        return cls(int(arrived.sum()), float(change.sum()), error, window.mean("e2e"), window.seconds)
+        window, quarter = _Window(half), max(1, len(half) // 4)
+        first, last = (
+            _ratio(float(arrived[part].sum()), sum(s.seconds for s in half[part]))
+            for part in (slice(quarter), slice(-quarter, None))
+        )
+        return cls(int(arrived.sum()), float(change.sum()), error, window.mean("e2e"), window.seconds, last - first)
 
     def keeps_up(self, *, closed: bool) -> bool | None:
         """False where the growth is beyond chance, and more than a trifle of what arrived; None where that is open.
 
         What waits in a system that keeps up goes up and down: parts of its growth undo each other, so that the error of
         independent parts is, if anything, too large. Requests that take a large part of the time in view say nothing yet,
-        nor does a burst of which nobody could be answered meanwhile. In a `closed` loop nothing piles up.
+        nor does a burst of which nobody could be answered meanwhile. In a `closed` loop nothing piles up. Where ever more
+        arrives, ever more are in a system that keeps up, by Little's law as many as arrive during a stay: where stays are
+        short beside the time in view, that is no backlog.
         """
-        share = 0.0 if closed else self.growth / max(self.arrived, 1)
+        short = self.wait_s <= SHORT * self.seconds
+        more = max(self.rising_per_s, 0.0) * self.wait_s if short else 0.0
+        share = 0.0 if closed else (self.growth - more) / max(self.arrived, 1)
         if share <= PILE_UP:
             return None if self.wait_s > LONG * self.seconds else True
         if not math.isnan(self.error) and not math.isnan(self.wait_s) and self.growth > CHANCE * self.error:

@@ -221,6 +221,15 @@ def test_a_run_that_is_too_short_says_so() -> None:
     assert keeps_up(slices_of([1] * 40, [1] * 40, 15.0)) is None
 
 
+def test_ever_more_arrivals_are_no_backlog() -> None:
+    """Each is answered after three seconds, while six times as much comes in the end: there are as many as Little says."""
+    came = [1 + second // 20 for second in range(120)]
+    went = [came[second - 3] if second >= 3 else 0 for second in range(120)]
+    assert keeps_up(slices_of(came, went, 3.0)) is True
+    short = [one - 1 for one in went[60:]]  # one a second of them is not answered
+    assert keeps_up(slices_of(came, went[:60] + short, 3.0)) is not True
+
+
 def test_in_a_closed_loop_nothing_piles_up() -> None:
     growing = slices_of([2] * 40, [1] * 40, 1.0)
     assert keeps_up(growing, closed=True) is True
