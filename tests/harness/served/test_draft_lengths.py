@@ -167,10 +167,10 @@ class TestTable:
         self, words: tuple[str, ...], says: bool, tmp_path: Path
     ) -> None:
         told = advised(tmp_path / "a", table_log(says=says), *words)
-        before = sum(TRUTH.speed(_by_table(n), n) for n in LOADS)
+        before = sum(n * TRUTH.speed(_by_table(n), n) for n in LOADS)
         for one in told["by_tokens"]:
             k = one["tokens"]
-            truth = sum(TRUTH.speed(k, n) for n in LOADS) / before - 1
+            truth = sum(n * TRUTH.speed(k, n) for n in LOADS) / before - 1
             # The profile is of another machine than the log, whose drafter takes more.
             off = 0.03 if words else 0
             assert one["gain"]["low"] - off < truth < one["gain"]["high"] + off
@@ -268,14 +268,14 @@ class TestFound:
     @pytest.mark.parametrize("truth", [Found(), Found(goes_on=0.9, accepted=0.6), Found(goes_on=0.5, accepted=0.9)])
     def test_gains_of_a_cap_hold_the_truth(self, truth: Found, tmp_path: Path) -> None:
         told = advised(tmp_path / "a", found_log(truth, self.LOADS))
-        before = sum(truth.speed(24, n) for n in self.LOADS)
-        gained = {k: sum(truth.speed(k, n) for n in self.LOADS) / before - 1 for k in range(1, 25)}
+        before = sum(n * truth.speed(24, n) for n in self.LOADS)
+        gained = {k: sum(n * truth.speed(k, n) for n in self.LOADS) / before - 1 for k in range(1, 25)}
         for one in told["by_tokens"]:
             assert one["gain"]["low"] - 0.005 < gained[one["tokens"]] < one["gain"]["high"] + 0.005
         if told["verdict"] != "keep":
             rows = told["rows"] or [[1, 256, told["tokens"]]]
             k = {n: next(k for first, last, k in rows if first <= n <= last) for n in {*self.LOADS}}
-            assert sum(truth.speed(k[n], n) for n in self.LOADS) > before
+            assert sum(n * truth.speed(k[n], n) for n in self.LOADS) > before
 
     def test_rounds_say_how_long_drafts_were(self, tmp_path: Path) -> None:
         """No method is named: lengths that change from draft to draft are a drafter's own."""
