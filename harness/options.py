@@ -194,6 +194,15 @@ def profile_of(
     return find_profile(hardware, asked)
 
 
+def say_gpus(profile: Profile, hardware: str | None, asked: int | str | None, say: Callable[[str], None]) -> None:
+    """Tell that a modelled profile was given more than one GPU, where nobody asked for any number of them."""
+    if profile.gpus > 1 and asked is None and profile.source == "roofline" and not str(hardware).endswith(".json"):
+        say(
+            f"{profile.name}: {profile.gpus} GPUs share the model, the fewest that hold it and the largest drafter and "
+            "leave 5 % for caches; --gpus 1, or as many as there are, if your drafter is smaller"
+        )
+
+
 def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replicas: int) -> tuple[int | None, int]:
     """(GPUs of a replica, replicas) where so many GPUs are given in all. Raises InputError where they do not share out."""
     if gpus is None:

@@ -136,7 +136,8 @@ def compare_drafters(con: duckdb.DuckDBPyConnection, run_id: str, old: str, new:
 
 def _about(run: Provenance) -> str:
     asked = f"{run.suite} v{run.suite_version}, {counted(run.prompts, 'prompt')}"
-    return f"{asked}, target {run.target_name}, {run.created_at:%Y-%m-%d}"
+    pair = "" if run.pair == run.target_name else f"pair {run.pair}, "
+    return f"{asked}, {pair}target {run.target_name}, {run.created_at:%Y-%m-%d}"
 
 
 def _pairs(keys: Iterable[Recording]) -> list[_Pair]:

@@ -90,7 +90,7 @@ class SweepPlan(Plan, frozen=True, forbid_unknown_fields=True, kw_only=True):
     believed: Profile | None = None
     """What the policies think a step takes; None is the truth."""
     policies: list[PolicySpec] | None = None
-    """None: fixed at γ, prefix_scheduler, and none."""
+    """None: none, fixed at γ, and prefix_scheduler, or shorter drafts where the only drafter has no confidences."""
     confidences: Literal["raw", "calibrated"] | None = None
     """None: calibrated where the run has temperatures. Of drafters with a confidence head; others have estimated ones."""
     router: Literal["round_robin", "least_loaded"] = "least_loaded"

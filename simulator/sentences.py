@@ -23,7 +23,8 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
     Not `gains` leaves those out where they are set out beside; `brief` ends with how the promise is kept.
     """
     d = decision
-    where = f"{d.profile} ({d.source}), {f'{d.replicas} replicas, ' if d.replicas > 1 else ''}{d.load.label}"
+    shared = f"{layout_of(d.gpus or 1, d.replicas)}, " if (d.gpus or 1) * d.replicas > 1 else ""
+    where = f"{d.profile} ({d.source}), {shared}{d.load.label}"
     promise = f", {' and '.join(promise.name for promise in d.promise)}" if d.promise else ""
     others = [line for rival in d.rivals for line in _against(d, rival)]
     if d.reason:

@@ -139,7 +139,8 @@ def sentences(gate: Gate | None) -> list[str]:
     if gate.undecided:
         widest = max(gate.undecided, key=lambda row: 1.0 if row.change.sees is None else row.change.sees)
         undecided = counted(len(gate.undecided), "row")
-        rest = f"{undecided} that hold nothing up exclude no loss of {tolerance}, the least sure of them"
+        alone = "it does not decide" if len(gate.undecided) == 1 else "they do not decide; the least sure of them"
+        rest = f"{undecided} may have lost {tolerance} or more, too few prompts tell, and {alone}:"
         found.append(f"{rest} {_named(widest.change)}{_interval_of(widest.change)}")
     return found
 

@@ -125,6 +125,7 @@ def simulate(
                 profile, *others = (
                     options.profile_of(hardware, model, one, weights, kv, captured, mean_context) for one, _ in shared
                 )
+                options.say_gpus(profile, hardware, tp if gpus is None else gpus, watcher.say)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
@@ -197,7 +198,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     console = plain_console()
     run = store.run(sweep["run_id"])
     head = " · ".join(filter(None, (f"sweep {sweep_id}", f"run {sweep['run_id']}", drafts_of(run, plan.drafting))))
-    shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.others or plan.beside else ""
+    shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.profile.gpus * plan.replicas > 1 else ""
     say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}")
     if sweep["finished_at"] is None:
         say(console, "this sweep is not finished: what follows is what it has so far")

@@ -187,7 +187,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
 def _ran(server: Server) -> list[int]:
     """Running requests at evenly spaced shares of the time that was served."""
     if ran := server.running:
-        return [max(1, round(float(load))) for load in np.quantile(ran, (np.arange(_SHARES) + 0.5) / _SHARES)]
+        shares = (np.arange(_SHARES) + 0.5) / _SHARES
+        return [max(1, round(float(load))) for load in np.quantile(ran, shares, method="nearest")]
     return [max(1, round(point.concurrency)) for point in server.points] or [1]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from results.store.recordings import Recordings
 from simulator.configuration import Configuration
+from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.load import Load
 from simulator.numbers import counted
@@ -16,8 +17,10 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import NO_RECORDING, Recording
 from simulator.setup import Setup
 
-FEW = 6
+FEW = 8
 """Points of open loads up to which nobody has to ask how much of them is held."""
+_FEW_LENGTHS = 4
+"""Tokens of the longest draft up to which all shorter ones are simulated, too; of longer ones powers of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,19 @@ def _headroom(plan: SweepPlan, every: Sequence[SweepPoint], load: Load) -> bool:
     return sum(point.setup.load.users is None for point in every) <= FEW
 
 
+def _usual(key: Recording, recordings: Recordings, *, alone: bool) -> list[PolicySpec]:
+    """What is simulated where nobody names policies: none, the whole draft, and Algorithm 1; or where the only drafter of a
+    run has no confidences for that, and can draft less, shorter drafts."""
+    usual, scheduled = [NO_DRAFTER, PolicySpec.fixed(key.gamma)], PolicySpec("prefix_scheduler")
+    try:
+        recordings.shown(key, scheduled, None)
+    except InputError:
+        if alone and KINDS[key.kind].prefix:
+            shorter = [k for k in range(1, key.gamma) if key.gamma <= _FEW_LENGTHS or k & (k - 1) == 0]
+            return [*usual, *map(PolicySpec.fixed, reversed(shorter)), scheduled]
+    return [*usual, scheduled]
+
+
 def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) -> Iterator[tuple[Recording, PolicySpec]]:
     """(recording, policy) of the sweep; what cannot be is left out and said, or refused if it was asked for."""
     known = list(dict.fromkeys(key.drafter for key in recordings.keys))
@@ -91,7 +107,7 @@ def _who(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) ->
     chosen, plainly = [recordings.best(key, plan.confidences) for key in wanted], False
     for key in chosen:
         name, gamma = key.drafter, key.gamma
-        for policy in plan.policies or [NO_DRAFTER, PolicySpec.fixed(gamma), PolicySpec("prefix_scheduler")]:
+        for policy in plan.policies or _usual(key, recordings, alone=len(known) == 1):
             if policy == NO_DRAFTER:
                 if not plainly:
                     yield walked(NO_RECORDING, chosen), policy

@@ -23,7 +23,7 @@ from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import may_be_one_model, same_model
 from simulator.load import Arrivals, Load, Users
 from simulator.plan import SweepPlan
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.sla import Sla
 
@@ -148,6 +148,7 @@ def test_what_is_stored_has_the_averages_and_is_labelled(store: Store) -> None:
 
 
 def test_policies_that_read_confidences_are_left_out_and_said(store: Store) -> None:
+    """Shorter drafts are compared where nothing could tell Algorithm 1 which to cut."""
     run_id, said = store.find_run("latest"), list[str]()
     drafting = choose_drafting(store, run_id, None, said.append)
     plan = SweepPlan(profile=find_profile("h100/qwen3-4b"), loads=[Users(4)], drafting=drafting, decision_draws=10)
@@ -155,6 +156,8 @@ def test_policies_that_read_confidences_are_left_out_and_said(store: Store) -> N
     assert [(p.configuration.recording.drafter, str(p.setup.policy)) for p in found] == [
         ("none", "none"),
         ("mine", "fixed:3"),
+        ("mine", "fixed:2"),
+        ("mine", "fixed:1"),
     ]
     assert [line for line in said if "prefix_scheduler" in line and "left out" in line]
 
@@ -197,15 +200,17 @@ def test_bare_numbers_are_refused_with_both_readings(tmp_path: Path) -> None:
         ([Users(4), Arrivals(2)], {"headroom": True}, [True, True]),
         ([Users(4), Arrivals(2)], {"headroom": False, "users": 100}, [False, False]),
         ([Users(4), Arrivals(2)], {"slas": []}, [False, False]),
-        ([Arrivals(n) for n in range(1, 5)], {}, [False] * 4),
+        ([Arrivals(n) for n in range(1, 5)], {}, [True] * 4),
+        ([Arrivals(n) for n in range(1, 6)], {}, [False] * 5),
     ],
 )
 def test_whose_headroom_is_searched(store: Store, loads: list[Load], options: dict[str, Any], searched: list[bool]) -> None:
-    """Of two policies at each load: as asked, or of open loads with a promise where they come to six points or fewer."""
+    """Of two policies at each load: as asked, or of open loads with a promise where they come to eight points or fewer."""
     run_id = store.find_run("latest")
     plan = SweepPlan(
         profile=find_profile("h100/qwen3-4b"),
         loads=loads,
+        policies=[NO_DRAFTER, PolicySpec.fixed(3)],
         **{"slas": [Sla.parse("tps>=10")], "decision_draws": 0, **options},
     )
     found = points(plan, Recordings(store, run_id, "sampled"), QUIET.say)

@@ -114,6 +114,7 @@ def search(
             else:
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
+                options.say_gpus(profile, hardware, tp, watcher.say)
                 run_id = store.find_run(name)
                 shares = options.mix_of(store, run_id, mix)
                 watcher.doing("reading arrivals" if arrivals else "starting")

@@ -171,8 +171,9 @@ class TestTable:
         for one in told["by_tokens"]:
             k = one["tokens"]
             truth = sum(n * TRUTH.speed(k, n) for n in LOADS) / before - 1
-            # The profile is of another machine than the log, whose drafter takes more.
-            off = 0.03 if words else 0
+            # The profile is of another machine than the log, whose drafter takes more; a line of the log at which the load
+            # turns from 2 to 32 is of neither.
+            off = 0.03 if words else 0.015
             assert one["gain"]["low"] - off < truth < one["gain"]["high"] + off
         at = {one["running"]: one for one in told["loads"]}
         assert not at[2]["sure"]  # 5 is best there, and was served
