@@ -16,7 +16,8 @@ def reproduce(
     what: Annotated[
         str,
         typer.Argument(
-            help="paper: the DSpark paper's system; field: engines that others measured; all: the page docs/fidelity.md."
+            help="paper: the DSpark paper's served system, in averages; field: engines that others measured; all: every "
+            "published value beside ours, as docs/fidelity.md has them."
         ),
     ] = "paper",
     alternatives: Annotated[bool, typer.Option(help="paper: how errors change with every choice that was made.")] = False,

@@ -64,7 +64,7 @@ def search(
     request_cap: Annotated[int, typer.Option(help="Most requests running at once; smaller caps are tried too.")] = 256,
     trials: Annotated[int | None, typer.Option(help="Configurations to try at each load; 64 by default.")] = None,
     time_limit: Annotated[
-        float | None, typer.Option(help="About how long to search: seconds after which no more are tried.")
+        float | None, typer.Option(help="Seconds after which no more are tried; confirming and deciding come after.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2; qmc, random and grid for comparison.")] = "tpe",
     seconds: Annotated[
