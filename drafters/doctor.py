@@ -80,6 +80,8 @@ class Diagnosis:
     """Ways that the files' tensors cannot be read in."""
     dismissed: tuple[str, ...] = ()
     """Ways that accept no more than is declared of the few texts that were tried: no more was read in them."""
+    verifier: str = ""
+    """The target that the checkpoint names; empty where it names none."""
 
     @property
     def error(self) -> float:
@@ -324,6 +326,7 @@ class _Readings:
             self._declared.format, self._declared.conventions, self._gamma,
             np.array([text.anchors for text in self._texts], np.float64), commonest,
             tuple(self.readings), tuple(self._impossible), tuple(self._dismissed),
+            self._declared.verifier,
         )  # fmt: skip
 
     def _told(self, variant: Variant) -> None:

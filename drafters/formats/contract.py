@@ -51,6 +51,8 @@ class Declared:
     """Architecture of the target that it names."""
     assumed: frozenset[str] = frozenset()
     """Conventions that its files have a field for, and leave out: by their words in `kinds.settings.conventions`, and γ."""
+    verifier: str = ""
+    """The target that it names; empty where it names none."""
 
     @property
     def conventions(self) -> dict[str, str]:

@@ -62,6 +62,10 @@ def _assumed(of: Checkpoint, layer: Mapping[str, Any], fields: Fields) -> frozen
     return assumed(layer, fields) - {"γ"} | (frozenset() if _proposed(of) else {"γ"})
 
 
+def _verifier(of: Checkpoint) -> str:
+    return str(nested_in(of, "verifier", nested_in(of, "speculators_config")).get("name_or_path") or "")
+
+
 def _trained_for(of: Checkpoint) -> str | None:
     verifier = nested_in(of, "verifier", nested_in(of, "speculators_config"))
     named = verifier.get("architectures")
@@ -84,7 +88,7 @@ def _eagle3(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFact
     )  # fmt: skip
     return Declared(
         "speculators eagle3", settings, "eagle3", _proposed(of) or USUAL_GAMMA, lambda name: pair_names(of, name),
-        _trained_for(of), _assumed(of, layer, fields),
+        _trained_for(of), _assumed(of, layer, fields), _verifier(of),
     )  # fmt: skip
 
 
@@ -112,7 +116,7 @@ def _block(of: Checkpoint, layer: Mapping[str, Any], kind: str, target: TargetFa
         raise of.fail("dflash2 drafts all of the target's tokens; draft_vocab_size says fewer")
     gamma = min(_proposed(of) or settings.most_drafted, settings.most_drafted)
     left_out = _assumed(of, layer, fields)
-    return Declared(f"speculators {kind}", settings, "block", gamma, block_names, _trained_for(of), left_out)
+    return Declared(f"speculators {kind}", settings, "block", gamma, block_names, _trained_for(of), left_out, _verifier(of))
 
 
 def _mtp(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) -> Declared:
@@ -126,7 +130,8 @@ def _mtp(of: Checkpoint, layer: Mapping[str, Any], _: str, target: TargetFacts) 
         taps=(target.num_layers - 1,), fused=False, fed_back="after the norm",
     )  # fmt: skip
     left_out = _assumed(of, layer, fields)
-    return Declared("speculators mtp", settings, "mtp", _proposed(of) or 1, _mtp_names, _trained_for(of), left_out)
+    gamma = _proposed(of) or 1
+    return Declared("speculators mtp", settings, "mtp", gamma, _mtp_names, _trained_for(of), left_out, _verifier(of))
 
 
 def _mtp_names(name: str) -> str | None:

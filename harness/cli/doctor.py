@@ -186,7 +186,7 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     from results.store.runs import asked_with
 
     console, found = plain_console(), seen.found
-    say(console, f"{checkpoint}: {found.format}")
+    say(console, f"{checkpoint}: {found.format}{f', made for {found.verifier}' if found.verifier else ''}")
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
     lines = []
@@ -254,6 +254,7 @@ def _row(found: Diagnosis, checkpoint: str, target: str) -> dict[str, Any]:
     more, low, high = found.gain(found.leading)
     return {
         "checkpoint": checkpoint, "target": target, "format": found.format, "gamma": found.gamma,
+        "made_for": found.verifier or None,
         "declared": dict(found.conventions), "verdict": verdict,
         "best": found.leading.variant.name, "gain": more, "interval": [low, high], "chance": found.chance,
         "positions": int(found.anchors.sum()), "texts": len(found.anchors),

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drafters.checkpoints import build_drafter, load_drafter
+from drafters.checkpoints import build_drafter, facts_of, load_drafter
+from drafters.formats.files import Checkpoint
+from drafters.formats.registry import declare
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sampling import probabilities
 from drafters.target import Target
@@ -298,3 +300,14 @@ def test_what_a_reduced_vocabulary_lacks_is_recorded(sampling: Sampling, build: 
     assert beta.mean() <= 1 - outside.mean() + 3 * beta.std() / np.sqrt(len(beta))
     [whole] = {a.outside is None for a in record_of(target, build("speculators mtp"), said, sampling)}
     assert whole
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("speculators")])
+def test_the_target_that_a_draft_names_is_known(name: str, target: Target) -> None:
+    """Of another size it loads for the same architecture: a person has to be told."""
+    asked = PUBLISHED[name].get("speculators_config", {})
+    named = {**asked, "verifier": {**asked.get("verifier", {}), "name_or_path": "someone/their-8b"}}
+    declared = declare(Checkpoint("mine", {**PUBLISHED[name], "speculators_config": named}), facts_of(target))
+    assert declared.verifier == "someone/their-8b"
+    unnamed = {**asked, "verifier": {}}
+    assert not declare(Checkpoint("mine", {**PUBLISHED[name], "speculators_config": unnamed}), facts_of(target)).verifier
