@@ -117,10 +117,11 @@ def _reason(first: int) -> str:
 
 
 def _gain(before: Server, later: Server) -> Estimate | None:
-    """In tokens a second of a request, over loads that ran in both; 95 % between stretches."""
+    """In tokens a second at the loads of before, as far as they ran in both, each by what it had of them; 95 % between
+    stretches."""
     earlier, after = _timed(before), _timed(later)
     rng = np.random.default_rng(0)
-    ratios = []
+    ratios, weights = [], []
     for load in dict.fromkeys(round(one.running) for one in earlier):
         first, second = (
             [one.generated_tok_s / one.running for one in own if load / _NEAR <= one.running <= load * _NEAR]
@@ -128,8 +129,9 @@ def _gain(before: Server, later: Server) -> Estimate | None:
         )
         if min(len(first), len(second)) >= _STRETCHES:
             means = [np.array(own)[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1) for own in (first, second)]
-            ratios.append(np.log(means[1] / means[0]))
-    return Estimate.of(np.exp(np.mean(ratios, 0)) - 1) if ratios else None
+            ratios.append(means[1] / means[0])
+            weights.append(sum(one.generated_tok_s for one in earlier if round(one.running) == load))
+    return Estimate.of(np.average(ratios, axis=0, weights=weights) - 1) if ratios else None
 
 
 def _timed(server: Server) -> Sequence[Interval]:
