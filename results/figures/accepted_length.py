@@ -47,17 +47,17 @@ def accepted_length(
 
     τ = Σ committed / Σ rounds, in tokens per round, bonus token included. A row whose `task` is null is a domain: the
     plain mean of its tasks' τ, as the paper averages datasets. [`low`, `high`] is a 95 % percentile bootstrap over
-    prompts: prompts are resampled within their task with all their turns, τ is the ratio of the resampled sums, and a
-    domain averages its tasks' independent draws. With few prompts such an interval is too narrow, and with one it is
-    null. Without `rng`, the draws are those of `default_rng(0)`: the same run always gives the same table. `drafting`
-    chooses among recordings of sampled and of greedy drafts; see `drafting_of` for None.
+    prompts: prompts are resampled within their task with all their turns, the same for every drafter, τ is the ratio of
+    the resampled sums, and a domain averages its tasks' independent draws. With few prompts such an interval is too
+    narrow, and with one it is null. Without `rng`, the draws are those of `default_rng(0)`: the same run always gives the
+    same table. `drafting` chooses among recordings of sampled and of greedy drafts; see `drafting_of` for None.
 
     Columns: drafter, gamma, drafting (`either` where both ways are one), domain, task, tasks (how many the row averages),
     prompts, responses, rounds, tau, low, high, paper (τ of Qwen3-4B for the same kind of drafter and dataset or domain at
     γ = 7, null where unpublished). A response without rounds counts as a response; a task without rounds has a null τ and
     is not averaged.
     """
-    rng = rng or np.random.default_rng(0)
+    seed = int((rng or np.random.default_rng(0)).integers(2**32))
     prompts = query(
         con,
         """
@@ -77,7 +77,8 @@ def accepted_length(
         group = dict(zip(keys, key, strict=True))
         for (task,), of_task in of_domain.group_by("task", maintain_order=True):
             tau = ratio(of_task, "committed", "rounds")
-            resampled = bootstrap_ratio(of_task["committed"].to_numpy(), of_task["rounds"].to_numpy(), rng)
+            own = np.random.default_rng([seed, *str(task).encode()])  # of every drafter the same prompts are drawn
+            resampled = bootstrap_ratio(of_task["committed"].to_numpy(), of_task["rounds"].to_numpy(), own)
             if tau is not None:
                 taus.append(tau)
                 draws.append(resampled)

@@ -131,6 +131,16 @@ def test_interval_has_the_width_the_delta_method_gives(con: duckdb.DuckDBPyConne
     assert accepted_length(con, RUN).equals(accepted_length(con, RUN))
 
 
+def test_the_same_rounds_under_two_names_have_the_same_interval(con: duckdb.DuckDBPyConnection) -> None:
+    for prompt in range(12):
+        for drafter in ("dspark", "dflash"):
+            add_response(con, drafter, f"p{prompt}", [(7, prompt % 8, prompt % 8 + 1)] * 5)
+    rows = accepted_length(con, RUN).filter(task="gsm8k").select("tau", "low", "high")
+    assert rows.height == 2
+    assert rows.row(0) == rows.row(1)
+    assert rows["low"][0] < rows["tau"][0] < rows["high"][0]
+
+
 def test_none_commits_one_token_per_round_and_is_never_judged(con: duckdb.DuckDBPyConnection) -> None:
     for prompt in "ab":
         add_response(con, "none", prompt, [(0, 0, 1)] * 3)
