@@ -217,8 +217,10 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
             f"{profile.name} knows drafters of the kinds {there}; say with --drafter which of them this server's is"
             + (f" ({kind})" if kind else "")
         )
+    profile, alike = _of_every_length(profile, kind)
     called = server.settings.called
     unlike = "" if same_model(profile.model, called) else f"; it is of {profile.model}, and the files are of {called}"
+    unlike += alike
     context = int(server.context or 512)
     bins = step_bins(server.intervals)
     if not bins:
@@ -231,8 +233,9 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
 
     base = Base.of(profile, CAPTURED)
     points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
+    loops = simulated(points, [base])  # what the profile does not know is told as it is
     try:
-        [found] = calibrate(points, [base], simulated(points, [base]))
+        [found] = calibrate(points, [base], loops)
     except InputError:
         raise _unlike(profile, bins) from None
     rng = np.random.default_rng([seed, 25])
@@ -253,6 +256,20 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
         return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
     return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+
+
+def _of_every_length(profile: Profile, kind: str) -> tuple[Profile, str]:
+    """(a profile that knows drafts of all lengths, what was taken for that): where it knows those of one length alone, every
+    token is a pass like the others, or a block takes as long however much of it is asked for."""
+    curve = profile.draft.get(kind)
+    if curve is None or len(curve.drafted) > 1:
+        return profile, ""
+    [known], [whole] = curve.drafted, curve.requests
+    lengths = (known, known + 1) if curve.block else (1, max(known, 2))
+    shares = [1.0 if curve.block else length / known for length in lengths]
+    curves = tuple(replace(whole, seconds=tuple(share * each for each in whole.seconds)) for share in shares)
+    draft = {**profile.draft, kind: replace(curve, drafted=lengths, requests=curves)}
+    return replace(profile, draft=draft), f"; it knows drafts of {known} alone, others are taken to be in proportion to it"
 
 
 def _check_pace(found: Profiled, profile: Profile, server: Server) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from typer.testing import CliRunner, Result
 from harness.cli.app import app
 from harness.served.acceptance import acceptance_of, interval
 from harness.served.advice import WORTH
-from harness.served.costs import Believed, believed
+from harness.served.costs import Believed, _of_every_length, believed
 from harness.served.kept import traces_of
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from results.store.database import Store
 from results.store.decisions import models_of
+from simulator.hardware.catalogue import find_profile
 from simulator.policies import PolicySpec
 from simulator.replay import replay
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
@@ -382,6 +384,20 @@ def test_intervals_hold_the_truth_where_requests_are_told_apart(tmp_path: Path) 
             low, high = interval(found.tokens_drawn(k))
             inside.append(low <= truth.tokens(k) <= high)
     assert np.mean(inside) > 0.85
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_profile_of_one_length_of_drafts_is_taken_in_proportion(block: bool) -> None:
+    """Tokens of an Eagle3 are a pass each; a block takes as long however much of it is asked for."""
+    whole = find_profile("h100/qwen3-8b")
+    known = whole.draft["eagle3"]
+    only = replace(known, drafted=(3,), requests=(known.requests[known.drafted.index(3)],), block=block)
+    made, told = _of_every_length(replace(whole, draft={"eagle3": only}), "eagle3")
+    assert "drafts of 3 alone" in told
+    for k in (1, 2, 3, 5):
+        share = 1.0 if block else k / 3
+        assert made.draft["eagle3"].at(k, [1, 40]) == pytest.approx(share * only.at(3, [1, 40]))
+    assert _of_every_length(whole, "eagle3") == (whole, "")
 
 
 def test_averages_leave_more_open_than_requests(tmp_path: Path) -> None:
