@@ -47,7 +47,7 @@ class Best:
     load: str
     name: str
     gain: Forecast | None
-    """Of the best that drafts over no speculation, a share with its 95 % interval; None where the rows lack either."""
+    """What the best that drafts gives over none, a share with its 95 % interval; None where the rows lack either."""
     measured: float | None
     """The same as it was measured; None where it was not."""
     regret: float | None
