@@ -196,10 +196,13 @@ def profile_of(
 
 def say_gpus(profile: Profile, hardware: str | None, asked: int | str | None, say: Callable[[str], None]) -> None:
     """Tell that a modelled profile was given more than one GPU, where nobody asked for any number of them."""
+    from simulator.hardware.roofline import Assumptions
+
     if profile.gpus > 1 and asked is None and profile.source == "roofline" and not str(hardware).endswith(".json"):
+        share = f"{Assumptions().least_cache_share:.0%}"
         say(
-            f"{profile.name}: {profile.gpus} GPUs share the model, the fewest that hold it and the largest drafter and "
-            "leave 5 % for caches; --gpus 1, or as many as there are, if your drafter is smaller"
+            f"{profile.name}: {profile.gpus} GPUs share the model, the fewest that hold it and the largest drafter "
+            f"and leave {share} for caches; --gpus 1, or as many as there are, if your drafter is smaller"
         )
 
 

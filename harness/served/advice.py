@@ -199,7 +199,7 @@ def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
         served = [max(1, round(float(np.quantile(ran, q)))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
         most = max(ran)
     else:
-        served = [max(1, round(point.concurrency)) for point in server.points] or [1]
+        served = _ran(server)
         most = max(served)
     if not costs.knows_off:
         return served, sorted({load for load in _LOADS if load <= most} | {max(1, round(most))})

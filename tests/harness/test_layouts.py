@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.options import say_gpus
 from harness.sweeps.layouts import _apart
 from results.report.compose import compose
 from results.store.database import Store
@@ -134,3 +135,15 @@ def test_a_report_of_an_open_loop_shows_what_its_loads_tell_apart(out: Path) -> 
     users = sections("--concurrency", "4,8")
     assert [panel.div_id for panel in users["load"].figure.panels] == ["load-throughput", "load-budget"]
     assert "frontier" in users
+
+
+def test_gpus_that_nobody_asked_for_are_told() -> None:
+    """An 8B does not fit on one L4 beside the largest drafter: two are taken, and who has one has to know."""
+    profile, said = find_profile("l4/qwen3-8b"), list[str]()
+    assert profile.gpus == 2
+    say_gpus(profile, "l4/qwen3-8b", None, said.append)
+    assert len(said) == 1
+    assert "2 GPUs share the model" in said[0]
+    say_gpus(profile, "l4/qwen3-8b", 2, said.append)
+    say_gpus(find_profile("h100/qwen3-8b"), "h100/qwen3-8b", None, said.append)
+    assert len(said) == 1
