@@ -36,7 +36,19 @@ install_chromium() { # Debian's, for the report's browser checks; fails where th
 }
 
 short_path() { # lowest|none: in an environment of its own, with the lowest or the newest versions that pyproject.toml allows
-    bash tools/setup.sh "$scratch/$1" "$1" && timeout 600 bash tools/short_path.sh "$scratch/$1"
+    bash tools/setup.sh "$scratch/$1" "$1" && timeout 900 bash tools/short_path.sh "$scratch/$1"
+}
+
+begin_newest() { # the short path with the newest versions, beside what comes next: most of it keeps one core busy
+    short_path none >"$scratch/newest.log" 2>&1 &
+    newest=$!
+}
+
+newest() { # waits for it; what it said
+    local code=0
+    wait "$newest" || code=$?
+    cat "$scratch/newest.log"
+    return "$code"
 }
 
 tests() { # style, types, contracts and tests, with what the lock says

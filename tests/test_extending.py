@@ -116,6 +116,7 @@ def test_a_policy_that_peeks_is_a_no(looks: str, tmp_path: Path) -> None:
     assert "line 8: looks at" in said
 
 
+@pytest.mark.slow
 def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(tried: Path) -> None:
     """Another process, without the file, shows everything; only what goes on with it needs it as it was."""
     with Store(tried / "runs" / "specyard.duckdb").reading() as con:

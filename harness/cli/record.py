@@ -104,6 +104,8 @@ def record(
             raise InputError(
                 "--engine: is of no use beside --dry-run, which times this project's own loop; leave one of them out"
             )
+        if dry_run and mode == "live":
+            raise InputError("--dry-run estimates dense recordings; leave --mode live out")
         store, run_id = _store(out, resume, dry_run=dry_run)
 
         from harness.cluster import Cluster

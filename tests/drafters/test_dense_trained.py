@@ -18,6 +18,7 @@ from simulator.policies import PolicySpec
 from simulator.records import Anchors, Round, Sampling
 from simulator.replay import replay
 from tests.drafters.test_dense import p_value, plant, record_of, texts
+from tests.selection import few
 
 TINY = Path(drafters.__file__).parent / "tiny"
 PROMPTS = ("Say hello.", "What is 12 + 7?")
@@ -82,7 +83,7 @@ def smallest_p_value(one: Rounds, other: Rounds) -> float:
     return len(tests) * min(p_value([str(t(r)) for r in one], [str(t(r)) for r in other]) for t in tests)
 
 
-@pytest.mark.parametrize(("name", "policy"), CASES)
+@pytest.mark.parametrize(("name", "policy"), few(CASES, ("dspark", "threshold:0.5")))
 def test_a_trained_pair_replays_as_live(name: str, policy: str, recorded: Record, live: Live) -> None:
     replayed = [replay(a, PolicySpec.parse(policy).bind()) for a in recorded(name)]
     assert smallest_p_value(replayed, live(name, policy)) > REJECT
@@ -90,6 +91,7 @@ def test_a_trained_pair_replays_as_live(name: str, policy: str, recorded: Record
         assert len({r.verified for rounds in replayed for r in rounds}) > 3  # the threshold decides something here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.7, 1.4])
 def test_a_planted_error_is_caught(factor: float, record: Record, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda beta: (beta * factor).clamp(max=1.0))

@@ -114,6 +114,7 @@ def share_of_a(decoded: list[Decoded]) -> float:
     return float(np.mean([d.token_ids[1] == A for d in decoded]))
 
 
+@pytest.mark.slow
 def test_the_retrospective_policy_is_biased() -> None:
     """Past the contract, by taking what it does not show: .85/.15 instead of .7/.3."""
 
@@ -188,6 +189,7 @@ def output(admits: Callable[[int, tuple[float, float]], bool]) -> tuple[float, f
     return out[0], out[1]
 
 
+@pytest.mark.slow
 def test_admitting_on_the_drafted_tokens_probability_is_biased_and_on_the_whole_of_q_is_not() -> None:
     assert output(lambda x, q: q[x] >= 0.5) == pytest.approx((0.88, 0.12))
     for least in (0.5, 0.7):

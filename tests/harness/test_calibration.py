@@ -41,6 +41,7 @@ def recorded(file: Path, prompts: int, tokens: int = 400) -> tuple[Store, str]:
     return store, run_id
 
 
+@pytest.mark.slow
 def test_estimates_are_fitted_on_the_held_out_prompts_and_judged_on_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

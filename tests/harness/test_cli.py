@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from results.store.database import Store
 from results.store.rows import response_tables
 from simulator.errors import InputError
 from simulator.records import Recording
+from tests.harness.processes import refusal
 from tests.harness.test_run import harness
 from tests.results.test_store import INFO, RESPONSE
 from tuner.cli.app import app as tuner_app
@@ -73,9 +75,6 @@ def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str
     command = [sys.executable, "-c", code, heavy, *arguments, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-HEAVY = "torch,ray,transformers,plotly,numba,optuna,vllm"
 
 
 @pytest.mark.parametrize(
@@ -193,22 +192,15 @@ def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, name
     """What options and files tell, and what the store does: a wrong --pair took 20 s before, a block size 58 s."""
     store = Store(tmp_path / "specyard.duckdb")
     store.add(store.create_run(INFO), response_tables(Recording("dspark", 2), [RESPONSE]))
-    code = (
-        "import sys; heavy = set(sys.argv[1].split(',')); sys.argv = ['harness', *sys.argv[2:]]\n"
-        "from harness.__main__ import main\n"
-        "try: main()\n"
-        "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, HEAVY, *line.split(), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = refusal(*line.split(), "--out", str(tmp_path))
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1]
     assert "Usage:" not in done.stderr
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, run: Callable[..., Any] = refusal) -> str:
     """Run, expect a refusal of one sentence; returns it."""
-    done = harness(*arguments)
+    done = run(*arguments)
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -260,7 +252,7 @@ def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_what_is_no_option_or_command_is_one_sentence(line: str, named: str, tmp_path: Path) -> None:
-    done = harness(*line.split(), cwd=tmp_path)
+    done = refusal(*line.split(), cwd=tmp_path)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert done.stderr.startswith("harness: ")
     assert named in done.stderr
@@ -323,7 +315,7 @@ def test_no_disk_space(tmp_path: Path) -> None:
     if mounted.returncode != 0:
         pytest.skip("no right to mount a small file system here")
     try:
-        assert "8 MB free, at least 64 MB are needed" in refused("run", "math_code_chat", "--out", str(small))
+        assert "8 MB free, at least 64 MB are needed" in refused("run", "math_code_chat", "--out", str(small), run=harness)
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -337,6 +329,7 @@ def suite_with_a_long_prompt(folder: Path) -> Path:
     return suite
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: Path) -> None:
     """Found before anything is recorded, in one sentence that names the culprit."""
@@ -345,11 +338,11 @@ def test_a_checkpoint_that_does_not_fit_and_a_prompt_that_is_too_long(tmp_path: 
     (tmp_path / "dspark" / "config.json").write_text(json.dumps(config | {"target_layer_ids": [0, 2, 4, 99]}))
     (tmp_path / "pair.yaml").write_text(f"target: {TINY / 'target'}\ndtype: float32\ndrafters: {{mine: ./dspark}}\n")
     out = ["--out", str(tmp_path / "runs"), "--actors", "1"]
-    sentence = refused("run", "math_code_chat", "--pair", str(tmp_path / "pair.yaml"), *out)
+    sentence = refused("run", "math_code_chat", "--pair", str(tmp_path / "pair.yaml"), *out, run=harness)
     assert "target_layer_ids [0, 2, 4, 99] must be layers of the target" in sentence
 
     suite = suite_with_a_long_prompt(tmp_path)
-    sentence = refused("run", str(suite), "--drafter", "ngram", *out)
+    sentence = refused("run", str(suite), "--drafter", "ngram", *out, run=harness)
     assert "prompt t/0: needs up to" in sentence
     assert "--skip-long-prompts" in sentence
     assert not (tmp_path / "runs" / "specyard.duckdb").exists()

@@ -328,6 +328,7 @@ class Nodes:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_that_died_while_idle_are_no_deaths_of_the_next_work() -> None:
     """As many as a piece of work may outlive: it never ran on any of them."""

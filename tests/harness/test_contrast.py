@@ -53,6 +53,7 @@ def test_what_does_the_same_differs_in_nothing(out: Path) -> None:
         assert one["gain"]["all"] == one["gain"]["held"] == {"value": 0, "low": 0, "high": 0}
 
 
+@pytest.mark.slow
 def test_what_differs_differs_as_its_simulations_do(out: Path) -> None:
     asked = ("--concurrency", "2,64", "--policy", "fixed:1,fixed:7,prefix_scheduler,none", "--against", "fixed:7")
     text = simulated(out, *asked, "--json")
@@ -93,6 +94,7 @@ def test_what_gives_no_figure_is_no_contrast(out: Path) -> None:
     assert json.loads(simulated(out, *asked, "--json"))["contrasts"] == []
 
 
+@pytest.mark.slow
 def test_loads_of_two_kinds_are_told_apart(out: Path) -> None:
     """What is made large differs; one axis holds one kind."""
     asked = ("--concurrency", "2,64", "--rate", "2", "--policy", "fixed:1,fixed:7", "--against", "fixed:7")

@@ -26,6 +26,7 @@ def test_accepted_length_of_equal_positions_is_the_geometric_series() -> None:
     assert extended_tau([0.9, 0.5], 4) == pytest.approx(1 + 0.9 + 0.45 + 0.225 + 0.1125)
 
 
+@pytest.mark.slow
 def test_every_published_number_is_there_once() -> None:
     found = [(c.figure, c.what, c.setting) for c in checks()]
     assert len(set(found)) == len(found)

@@ -75,6 +75,7 @@ def test_layouts_are_compared_in_one_command(out: Path, monkeypatch: pytest.Monk
     assert answer.profile == decision["profile"]  # not of the layout that was simulated last
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_stopped_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped as the first layout was decided, and as both were: what goes on ends in the comparison, whichever is named."""
     asked = ["simulate", *ASKED, "--tp", "1,2", "--concurrency", "4", "--seconds", "10", "--out", str(out)]
@@ -114,6 +115,7 @@ def test_only_passes_that_gpus_share_are_off_by_themselves() -> None:
     assert 0.07 < (sum((f - 1) ** 2 for f in factors) / len(factors)) ** 0.5 < 0.13
 
 
+@pytest.mark.slow
 def test_a_report_of_an_open_loop_shows_what_its_loads_tell_apart(out: Path) -> None:
     """All that keeps up has the throughput that arrives; and of one load there is no line over loads."""
     plain = (

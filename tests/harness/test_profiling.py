@@ -156,6 +156,7 @@ def test_the_grid_fits_the_target_and_can_be_fitted(target: Target, effort: Effo
     assert len(at_one) == 2
 
 
+@pytest.mark.slow
 def test_a_real_profile_is_whole(measured: tuple[Profile, ProfileQuality], tmp_path: Path) -> None:
     profile, quality = measured
     file = tmp_path / "profile.json"

@@ -13,11 +13,12 @@ from results.store.database import Store
 from simulator.errors import InputError
 from simulator.policies import policies_of
 from tests.documented import differences
-from tests.harness.processes import harness, query
+from tests.harness.processes import called, harness, query
 
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_dense_and_live_recording_agree_where_nothing_is_random(tmp_path: Path) -> None:
     """At temperature 0 the replay of a dense recording is the live run, round by round, on the bundled pair."""
     for mode in ("dense", "live"):
@@ -80,6 +81,7 @@ def test_responses_of_another_engine_are_recorded(tmp_path: Path) -> None:
     assert query(tmp_path / "given", "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL") == [(1,)]
 
 
+@pytest.mark.slow
 def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
     options = [
         "suites/math_code_chat",
@@ -128,7 +130,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
         "SELECT DISTINCT beta FROM (SELECT unnest(accept_prob) AS beta FROM anchors WHERE drafting = 'greedy') ORDER BY 1",
     ) == [(0.0,), (1.0,)]
     policies = ["--policy", "fixed:1", "--policy", "threshold:0.5", "--policy", "oracle"]
-    done = harness("replay", "latest", *policies, "--json", *out)
+    done = called("replay", "latest", *policies, "--json", *out)
     assert done.returncode == 0, done.stderr
     assert "ngram γ=2: left out: policy threshold:0.5: needs confidences" in done.stderr
     assert differences(done.stdout) == []
@@ -150,7 +152,7 @@ def test_block_sizes_estimates_and_replays(tmp_path: Path) -> None:
 
 def test_published_curves_become_a_run(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
-    done = harness("synthesize", "paper:qwen3-4b", "--responses-per-task", "4", "--output-tokens", "128", "--json", *out)
+    done = called("synthesize", "paper:qwen3-4b", "--responses-per-task", "4", "--output-tokens", "128", "--json", *out)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["run"]["prompt_source"] == "synthesised"
@@ -160,9 +162,9 @@ def test_published_curves_become_a_run(tmp_path: Path) -> None:
         (name, 36 * 127) for name in ("dflash", "dspark", "eagle3", "mtp")
     ]
     replayed = json.loads(
-        harness("replay", "latest", "--policy", "threshold:0.5", "--drafter", "dspark", "--json", *out).stdout
+        called("replay", "latest", "--policy", "threshold:0.5", "--drafter", "dspark", "--json", *out).stdout
     )["replays"]
     assert {r["domain"] for r in replayed} == {"math", "code", "chat"}
-    refused = harness("synthesize", "paper:gpt-7", *out)
+    refused = called("synthesize", "paper:gpt-7", *out)
     assert refused.returncode == 2
     assert "there are paper:qwen3-4b" in refused.stderr

@@ -30,6 +30,7 @@ from results.store.runs import provenance
 from simulator.errors import InputError
 from simulator.records import Recording
 from tests.harness.targets import TINY, changed_target, pair_of
+from tests.selection import few
 
 CLUSTER, SILENT = Cluster(), Watcher(lambda text: None, lambda stage, done, total: None)
 GREEDY = Generation(temperature=0.0, max_new_tokens=12)
@@ -253,6 +254,7 @@ def test_a_conversation_ends_where_the_template_refuses_an_empty_reply(
     assert list(zip(spoken["prompt_id"], spoken["turn"], strict=True)) == [("t/0", 0), ("t/1", 0)]
 
 
+@pytest.mark.slow
 def test_conversations_that_outgrow_the_context_end_early(suite: str, tmp_path: Path) -> None:
     """At a temperature of 10 a reply's text has more tokens than were generated; the run says so and goes on."""
     hot = Generation(temperature=10.0, max_new_tokens=64)
@@ -281,7 +283,7 @@ CHANGES: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", list(CHANGES))
+@pytest.mark.parametrize("change", few(CHANGES, "template"))
 def test_a_run_whose_text_is_made_otherwise_does_not_resume(change: str, suite: str, tmp_path: Path) -> None:
     folder = changed_target(tmp_path / "target")
     store = Store(tmp_path / "specyard.duckdb")

@@ -22,7 +22,7 @@ from tests.harness.processes import killed_after, query, wait_until
 from tests.harness.test_run import descendants
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
-MOMENTS = 20
+MOMENTS = 8
 """At which each kind is stopped; the fast suite has the first ones."""
 
 
@@ -143,7 +143,7 @@ def unstopped_search(traces: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("moment", moments(1))
+@pytest.mark.parametrize("moment", moments(0))
 def test_a_driver_goes_on(moment: int, unstopped_run: tuple[str, float], tmp_path: Path) -> None:
     out = tmp_path / "out with spaces"
     stop_and_go_on(RUN, out, moment, unstopped_run[1])

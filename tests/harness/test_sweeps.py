@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ from simulator.plan import SweepPlan
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.serving.engines import engine_of
 from simulator.sla import Sla
+from tests.harness.processes import called, harness
 from tests.harness.test_cli import refused
-from tests.harness.test_run import harness
 
 QUIET = Watcher(lambda text: None, lambda stage, done, total: None)
 QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--decision-draws", "10")
@@ -43,13 +44,13 @@ QUICK = ("--hardware", "h100/qwen3-4b", "--seconds", "20", "--decision-draws", "
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with one synthesised run."""
     folder = tmp_path_factory.mktemp("sweeps")
-    done = harness("synthesize", "--responses-per-task", "12", "--output-tokens", "96", "--out", str(folder))
+    done = called("synthesize", "--responses-per-task", "12", "--output-tokens", "96", "--out", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def simulated(out: Path, *arguments: str) -> list[dict[str, Any]]:
-    done = harness("simulate", *QUICK, *arguments, "--json", "--out", str(out))
+def simulated(out: Path, *arguments: str, run: Callable[..., Any] = called) -> list[dict[str, Any]]:
+    done = run("simulate", *QUICK, *arguments, "--json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)["simulations"]
     return rows
@@ -69,7 +70,7 @@ def test_a_policy_of_ones_own_that_breaks_everywhere_is_no_success(out: Path, tm
     """The others are shown; a script that asks whether it went well is told that it did not."""
     (tmp_path / "peek.py").write_text(PEEKS)
     asked = ("--policy", f"{tmp_path}/peek.py:Peek,fixed:3", "--concurrency", "4", "--drafter", "dspark")
-    done = harness("simulate", *QUICK, *asked, "--decision-draws", "0", "--out", str(out))
+    done = called("simulate", *QUICK, *asked, "--decision-draws", "0", "--out", str(out))
     assert (done.returncode, "fixed:3" in done.stdout) == (2, True)
     [sentence] = [line for line in done.stderr.splitlines() if "could not be simulated" in line]
     assert "peek.py:Peek" in sentence
@@ -80,7 +81,7 @@ def test_of_what_breaks_everywhere_nothing_is_left(out: Path, tmp_path: Path) ->
     (tmp_path / "peek.py").write_text(PEEKS)
     asked = ("--policy", f"{tmp_path}/peek.py:Peek", "--concurrency", "4", "--drafter", "dspark", "--decision-draws", "0")
     before = Store(out / "specyard.duckdb").sweep("latest")["sweep_id"]
-    done = harness("simulate", *QUICK, *asked, "--out", str(out))
+    done = called("simulate", *QUICK, *asked, "--out", str(out))
     assert (done.returncode, done.stdout) == (2, "")
     sentence = done.stderr.splitlines()[-1]
     assert "peek.py:Peek" in sentence
@@ -95,10 +96,11 @@ def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in ("wall_s", "sweep_id")} for r in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_same_numbers_here_and_on_workers(out: Path) -> None:
     asked = ("--concurrency", "1,8", "--policy", "prefix_scheduler,none,vllm_adaptive", "--drafter", "dspark", "--seed", "3")
-    here, there = simulated(out, *asked), simulated(out, *asked, "--actors", "2")
+    here, there = simulated(out, *asked), simulated(out, *asked, "--actors", "2", run=harness)
     assert figures(here) == figures(there)
     assert [(r["drafter"], r["policy"], r["users"]) for r in here] == [
         (d, p, n) for d, p in (("dspark", "prefix_scheduler"), ("none", "none"), ("dspark", "vllm_adaptive")) for n in (1, 8)
@@ -109,7 +111,7 @@ def test_the_same_numbers_here_and_on_workers(out: Path) -> None:
 
 
 def test_defaults_cover_what_can_be_and_say_what_cannot(out: Path) -> None:
-    done = harness("simulate", *QUICK, "--concurrency", "4", "--out", str(out))
+    done = called("simulate", *QUICK, "--concurrency", "4", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "eagle3 γ=7 prefix_scheduler: left out: policy prefix_scheduler: needs confidences" in done.stderr
     for who in ("none", "dspark γ=7 fixed:7", "dspark γ=7 prefix_scheduler", "dflash γ=7 fixed:7", "mtp γ=1 fixed:1"):
@@ -125,7 +127,7 @@ def test_drafters_without_a_head_are_scheduled_on_estimates(tmp_path: Path, caps
     done = harness("record", *small, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     asked = ("--concurrency", "64", "--policy", "fixed:7,prefix_scheduler,vllm_adaptive")
-    done = harness("simulate", *QUICK, *asked, "--json", "--out", str(tmp_path))
+    done = called("simulate", *QUICK, *asked, "--json", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "ngram γ=7 prefix_scheduler: left out" in done.stderr
     fixed, scheduled, adaptive, lookup = json.loads(done.stdout)["simulations"]
@@ -147,7 +149,7 @@ def test_an_interrupted_sweep_goes_on(out: Path) -> None:
     with duckdb.connect(str(out / "specyard.duckdb")) as connection:
         connection.execute("DELETE FROM simulations WHERE sweep_id = ? AND point > 1", [sweep])
         connection.execute("UPDATE sweeps SET finished_at = NULL WHERE sweep_id = ?", [sweep])
-    done = harness("simulate", "--resume", sweep[:4], "--json", "--out", str(out))
+    done = called("simulate", "--resume", sweep[:4], "--json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert figures(json.loads(done.stdout)["simulations"]) == figures(rows)
 
@@ -173,7 +175,7 @@ def test_recorded_arrivals_are_served_once(out: Path, tmp_path: Path) -> None:
     [row] = simulated(out, "--arrivals", str(file), "--speed", "2", "--policy", "fixed:7", "--drafter", "dspark")
     assert (row["finished"], row["arrivals"], row["warmup_s"]) == (40, "arrivals.csv@2", 0)
     assert row["simulated_s"] > 39 / 8
-    assert harness("report", "latest", "--out", str(out)).returncode == 0  # a load without a place on an axis
+    assert called("report", "latest", "--out", str(out)).returncode == 0  # a load without a place on an axis
 
 
 def test_a_sweep_resumes_the_same_arrivals_or_none(out: Path, tmp_path: Path) -> None:
@@ -181,15 +183,15 @@ def test_a_sweep_resumes_the_same_arrivals_or_none(out: Path, tmp_path: Path) ->
     file.write_text(before := "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 4},50,20\n" for i in range(9)))
     simulated(out, "--arrivals", str(file), "--policy", "none")
     file.write_text(before + "9,50,20\n")
-    changed = harness("simulate", "--resume", "latest", "--out", str(out))
+    changed = called("simulate", "--resume", "latest", "--out", str(out))
     assert changed.returncode == 2
     assert "has changed since it was planned with" in changed.stderr
     file.unlink()
-    gone = harness("simulate", "--resume", "latest", "--out", str(out))
+    gone = called("simulate", "--resume", "latest", "--out", str(out))
     assert gone.returncode == 2
     assert f"{file}: No such file" in gone.stderr
     file.write_text(before)
-    assert harness("simulate", "--resume", "latest", "--out", str(out)).returncode == 0
+    assert called("simulate", "--resume", "latest", "--out", str(out)).returncode == 0
 
 
 @pytest.mark.parametrize("engine", ["vllm", "any"])
@@ -232,6 +234,7 @@ def test_a_sweep_writes_its_profile_out_once(out: Path, monkeypatch: pytest.Monk
     assert counts[0] == counts[1] <= 3
 
 
+@pytest.mark.slow
 def test_a_wrong_belief_costs(out: Path) -> None:
     """A scheduler that thinks verification is free verifies everything."""
     asked = ("--concurrency", "256", "--policy", "prefix_scheduler", "--drafter", "dspark")
@@ -282,9 +285,9 @@ def test_bad_input_is_refused(out: Path, arguments: list[str], message: str) -> 
 
 
 def test_profiles_are_listed_and_printed(tmp_path: Path) -> None:
-    assert "h100/qwen3-4b" in harness("hardware").stdout.split()
+    assert "h100/qwen3-4b" in called("hardware").stdout.split()
     mine = tmp_path / "mine.json"
-    mine.write_text(harness("hardware", "h100/qwen3-4b").stdout)
+    mine.write_text(called("hardware", "h100/qwen3-4b").stdout)
     assert find_profile(str(mine)) == find_profile("h100/qwen3-4b")
 
 
@@ -318,10 +321,10 @@ def test_the_table_of_profiles_fits_a_terminal_and_has_ones_own(tmp_path: Path, 
 def test_greedy_drafts_of_a_run_without_them_are_refused_and_a_default_says_so(out: Path) -> None:
     """The papers' curves are of sampled drafts; vLLM's policy would by default be simulated on greedy ones."""
     asked = ("simulate", *QUICK, "--concurrency", "4", "--drafter", "dspark", "--out", str(out), "--policy")
-    done = harness(*asked, "fixed:7", "--drafting", "greedy")
+    done = called(*asked, "fixed:7", "--drafting", "greedy")
     assert done.returncode == 2
     assert "has no recordings of greedy drafts for --drafting greedy; there are sampled ones" in done.stderr
-    done = harness(*asked, "vllm_adaptive")
+    done = called(*asked, "vllm_adaptive")
     assert done.returncode == 0, done.stderr
     assert "has no recordings of greedy drafts: what follows is of sampled ones" in done.stderr
     assert "sampled drafts" in done.stdout

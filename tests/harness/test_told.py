@@ -23,7 +23,7 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
 from simulator.serving.vllm import VLLM
 from simulator.sla import Sla
-from tests.harness.test_run import harness
+from tests.harness.processes import called
 
 DSPARK = ("--hardware", "h100/qwen3-4b", "--drafter", "dspark", "--decision-draws", "10")
 BOTH = (*DSPARK, "--policy", "none,fixed:7")
@@ -33,13 +33,13 @@ BOTH = (*DSPARK, "--policy", "none,fixed:7")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with one synthesised run: answers of 512 tokens."""
     folder = tmp_path_factory.mktemp("told")
-    done = harness("synthesize", "paper:qwen3-4b", "--responses-per-task", "20", "--out", str(folder))
+    done = called("synthesize", "paper:qwen3-4b", "--responses-per-task", "20", "--out", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def swept(out: Path, *arguments: str) -> dict[str, Any]:
-    done = harness("simulate", *arguments, "--json", "--out", str(out))
+    done = called("simulate", *arguments, "--json", "--out", str(out))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -97,6 +97,7 @@ def test_three_requests_carry_no_recommendation(out: Path, tmp_path: Path) -> No
     assert "20" in decision["reason"]
 
 
+@pytest.mark.slow
 def test_seventeen_requests_carry_no_promise_and_the_seconds_that_are_named_do(out: Path) -> None:
     asked = (*BOTH, "--rate", "0.05", "--sla", "tps>=50")
     decision = decided(swept(out, *asked))
@@ -179,6 +180,7 @@ def test_a_burst_of_a_millisecond_is_as_if_all_came_at_once(out: Path, tmp_path:
     assert (burst["keeps_up"], once["keeps_up"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_nothing_is_closest_by_chance_where_nobody_keeps_it(out: Path) -> None:
     """No request of anybody reaches 5,000 tokens a second: the fastest is closest, in whichever order they stand."""
     for policies in ("none,fixed:7", "fixed:7,none"):
@@ -201,6 +203,7 @@ def test_nothing_is_closest_by_chance_where_nobody_keeps_it(out: Path) -> None:
 LONG = "k_by_batch:1=7/2=7/4=7/8=6/16=5/32=4/64=3/128=2/256=1"
 
 
+@pytest.mark.slow
 def test_a_table_with_users_and_money_is_as_wide_as_the_terminal(out: Path, monkeypatch: Any, capsys: Any) -> None:
     costs = ("--users", "500", "--gpu-hour", "2.5", "--sla", "tps>=150", "--seconds", "60")
     found = swept(out, *DSPARK, "--policy", f"none,fixed:7,{LONG}", "--concurrency", "16", *costs)
@@ -217,6 +220,7 @@ def test_a_table_with_users_and_money_is_as_wide_as_the_terminal(out: Path, monk
     assert any(f"{value} GPUs (95 %: {fewest} to {most})" in " ".join(shown[i : i + 2]) for i in range(len(shown)))
 
 
+@pytest.mark.slow
 def test_warnings_name_their_rows_and_a_long_sweep_ends_in_a_sentence(out: Path, monkeypatch: Any, capsys: Any) -> None:
     """One line a kind of warning; in the table every row that it is about, and no other, has its letter."""
     asked = ("--policy", "none,fixed:7", "--concurrency", "1,64,256", "--seconds", "20", "--sla", "tps>=100")

@@ -33,6 +33,7 @@ from simulator.errors import InputError
 from tests.documented import differences
 from tests.drafters.families import FAMILIES
 from tests.harness.targets import TINY
+from tests.selection import few
 
 SHORT = ["--steps", "4", "--batch", "4", "--anchors", "4", "--evaluations", "2", "--held-out", "0.2"]
 PROMPTS = Path(__file__).parents[2] / "suites" / "math_code_chat" / "prompts"
@@ -226,7 +227,7 @@ def test_turns_that_say_what_stood_before_them_are_taken_at_their_word(here: Pat
     assert [(t.prompt, t.opening, t.domain) for t in texts] == [((7,), (7,), "chat"), ((7, 7, 7), (7,), "chat")]
 
 
-@pytest.mark.parametrize("changed", ["prompts", "target", "tokenizer", "drafter"])
+@pytest.mark.parametrize("changed", few(["prompts", "target", "tokenizer", "drafter"], "prompts"))
 def test_what_has_changed_since_it_began_is_not_gone_on_with(
     changed: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +311,7 @@ def test_part_of_an_epoch_costs_its_part() -> None:
     assert part == pytest.approx(whole / 4)
 
 
+@pytest.mark.slow
 def test_an_old_drafter_is_gone_on_from(here: Path) -> None:
     """Its first evaluation is the old one's last."""
     target = str(micro("qwen3", here / "target"))

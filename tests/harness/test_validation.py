@@ -267,6 +267,7 @@ def test_validate_for_real(recorded: Path) -> None:
         assert connection.execute("SELECT count(*) FROM validations").fetchone() == (6,)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_validate_with_a_given_profile_and_wrong_names(recorded: Path) -> None:
     common = ["validate", "--out", str(recorded), "--time-limit", "1", "--concurrency", "2"]

@@ -48,6 +48,7 @@ def test_a_drafter_that_got_worse_is_found_and_the_other_is_left_alone() -> None
     assert not any(c.regressed(0) for c in found.changes if c.drafter == "mtp" and c.quantity == "accepted length")
 
 
+@pytest.mark.slow
 def test_nothing_is_cried_over_chance() -> None:
     """20 pairs of runs that differ in their seed alone: one in 20 may have a verdict, and one interval in 20 misses 0.
 

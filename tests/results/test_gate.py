@@ -22,6 +22,7 @@ from results.gate import Judged, judge
 from simulator.errors import InputError
 from tests.results.database import ACCEPTANCE, RUN, recorded
 from tests.results.sums import compared, drawn, prompts
+from tests.selection import few
 
 DRAWS = 200
 
@@ -46,7 +47,7 @@ def outcomes(
     return Counter(judge(compared(*pair), tolerance).outcome for pair in runs)
 
 
-@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("paired", few([True, False], True))
 def test_a_planted_loss_is_found_with_the_prompts_asked_for_and_nothing_else_is(paired: bool) -> None:
     """At most 5 % false alarms, at least 80 % of planted losses of 5 % found, at the numbers the tool says it takes.
 
@@ -70,7 +71,7 @@ def test_a_planted_loss_is_found_with_the_prompts_asked_for_and_nothing_else_is(
     assert found["worse, 5 %"]["pass"] <= 0.05 * DRAWS
 
 
-@pytest.mark.parametrize("number", [3, 8])
+@pytest.mark.parametrize("number", few([3, 8], 8))
 def test_few_prompts_raise_no_false_alarms_and_let_no_loss_pass(number: int) -> None:
     rng = np.random.default_rng(number)
     assert outcomes(rng, number, 0.0, 0.02, paired=True)["worse"] <= 0.05 * DRAWS

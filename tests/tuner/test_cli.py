@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import optuna
 import pytest
 
+from tests.harness.processes import called, refusal
 from tuner.cli.export import export
 
 QUICK = ["--hardware", "h100/qwen3-4b", "--seconds", "4", "--trials", "16", "--confirmation-draws", "5",
@@ -22,8 +23,7 @@ FORMS = get_args(get_args(get_type_hints(export, include_extras=True)["form"])[0
 
 
 def tuner(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tuner", *arguments, "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return called(*arguments, "--out", str(out), program="tuner")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -184,9 +184,6 @@ def test_bad_input_is_refused(searched: dict[str, Any], out: Path, arguments: li
     assert message in sentence
 
 
-HEAVY = "torch,ray,transformers,plotly,numba,optuna,scipy,vllm"
-
-
 @pytest.mark.parametrize(
     ("line", "named"),
     [
@@ -212,14 +209,7 @@ HEAVY = "torch,ray,transformers,plotly,numba,optuna,scipy,vllm"
 )
 def test_what_is_wrong_is_said_before_anything_heavy_is_imported(line: str, named: str, out: Path) -> None:
     """What options and files tell, and what the store does."""
-    code = (
-        "import sys; heavy = set(sys.argv[1].split(',')); sys.argv = ['tuner', *sys.argv[2:]]\n"
-        "from tuner.__main__ import main\n"
-        "try: main()\n"
-        "finally: assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, HEAVY, *line.split(), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = refusal(*line.split(), "--out", str(out), program="tuner")
     assert done.returncode == 2, done.stderr
     assert named in done.stderr.splitlines()[-1]
 

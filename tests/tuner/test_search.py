@@ -75,6 +75,7 @@ def small(store: Store) -> list[dict[str, Any]]:
     return stored(store, started(store, ONE))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_same_study_on_workers(store: Store, small: list[dict[str, Any]]) -> None:
     there = started(store, ONE, cluster=Cluster(actors=2))
@@ -103,6 +104,7 @@ def _exported(store: Store, study_id: str) -> str:
     return " ".join(export_study(store, study_id, "vllm", 4).replace("\n#", "").split())
 
 
+@pytest.mark.slow
 def test_what_was_decided_before_a_stop_is_not_decided_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
