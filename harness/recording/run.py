@@ -121,7 +121,7 @@ def _resume(run_id: str, store: Store, cluster: Cluster, watcher: Watcher) -> No
 
 
 def estimate(plan: RecordingPlan, cluster: Cluster, watcher: Watcher, *, skip_long: bool = False) -> RecordingEstimate:
-    """What a dense recording, as is planned, would cost, from a small sample of it; live timing comes on top. Stores nothing."""
+    """What a dense recording would cost, as it is planned, from a small sample; live timing comes on top. Stores nothing."""
     suite, given = read_inputs(plan)
     with ExitStack() as ends:
         pool: Pool | _Here
