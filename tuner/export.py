@@ -322,7 +322,7 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
         f"specyard study {study.study_id}: {found.recording.short}, k by batch size, at the loads searched",
         *_unfinished(study, store),
         f"on {replicated(plan)} ({plan.profile.source}); gains over no speculation, the profile held, on {whose}:",
-        *found.bars(confirmed), *_one_k(found, whole, engine), OF_THE_TABLE,
+        *found.bars(confirmed), *one_k(found, whole, engine), OF_THE_TABLE,
         *(no_row(load) for load in study.loads if load.users not in there),
         *unsettled(study.loads), *better(found, trials, study, engine),
         *made.notes, checked_by(engine, made.speculative),
@@ -330,7 +330,7 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
     return _commented(head, made.command)
 
 
-def _one_k(found: ByLoad, whole: Mapping[str, bool], engine: ServingEngine) -> list[str]:
+def one_k(found: ByLoad, whole: Mapping[str, bool], engine: ServingEngine) -> list[str]:
     """That a table is no choice of k, where it is none."""
     drafter = found.recording.drafter
     if not whole.get(drafter) or len({row.k for row in found.rows}) > 1:

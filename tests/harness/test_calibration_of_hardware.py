@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from simulator.plain import cost_of
 from simulator.policies import PolicySpec
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Simulator, simulate
+from tests.harness.processes import called
 
 PROFILE = find_profile("h100/qwen3-4b")
 DRAFTED = "concurrency,drafter,drafted_tokens,policy,accepted_length,output_tok_s\n"
@@ -913,3 +915,19 @@ def test_a_server_that_verifies_trees_is_told(tmp_path: Path) -> None:
     file.write_text("# sglang --speculative-eagle-topk 1\nconcurrency,output_tok_s\n1,100\n")
     read_measured(file, told.append)
     assert not any("tree" in line for line in told)
+
+
+def test_predictions_tell_what_drafting_would_lose_what_stands_alone_and_what_to_measure_next(tmp_path: Path) -> None:
+    file = tmp_path / "bench.csv"
+    given = "".join(f"{users},none,0,,512,256,{75 * users},given\n" for users in (1, 8))
+    asked = "256,none,0,,512,256,,predict\n256,eagle3,7,1.1,512,256,,predict\n16,eagle3,7,1.1,512,256,,predict\n"
+    file.write_text(HEAD + given + asked)
+    done = called("predict", str(file), "--base", "h100/qwen3-4b")
+    assert done.returncode == 0, done.stderr
+    [row] = [line for line in done.stdout.splitlines() if line.strip().startswith("256 users  ") and "%" in line]
+    gain = re.search(r"none +([+-]\d+)% \(([+-]\d+)% to ([+-]\d+)%\)", row)
+    assert gain is not None, row
+    low, value, high = (int(gain[i]) for i in (2, 1, 3))
+    assert low <= value <= high < 0  # of the drafter, though none is the best
+    assert "nothing to compare with at 16 users (eagle3" in " ".join(done.stdout.split())
+    assert "measure next: " in done.stdout

@@ -11,7 +11,7 @@ import pytest
 
 from results.report.headline import from_decision
 from simulator.configuration import Configuration
-from simulator.decision import Choice, Decision, Draw, Range, Sampled, Simulated, choose, decide, gain_of, settle
+from simulator.decision import Choice, Decision, Draw, Range, Rival, Sampled, Simulated, choose, decide, gain_of, settle
 from simulator.load import Users
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
@@ -494,6 +494,21 @@ def test_how_much_smaller_a_load_is_safe(holds: Range | None, safer: str) -> Non
     said = " ".join(sentences(msgspec.structs.replace(decision, holds=holds)))
     assert safer in said
     assert ("1.4 × this load" in said) == (holds is not None)
+
+
+@pytest.mark.parametrize(("sure", "named"), [(0.9, True), (0.68, False), (None, False)])
+def test_a_layout_that_keeps_the_promise_surer_is_safer(sure: float | None, named: bool) -> None:
+    """By more than draws are off; where it says to run nothing, it is no way out."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    values = np.full(len(DRAWS), 150.0)
+    unsure = sampled(values)
+    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
+    decision = decide(STUB, choice, {choice.run: unsure, choice.none: sampled(values)}, DRAWS, VLLM)
+    for reason in ("", "no bound is kept"):
+        rival = Rival(sweep="s", gpus=1, replicas=2, run="dspark γ=7 fixed:7", reason=reason, sure=sure)
+        said = " ".join(sentences(msgspec.structs.replace(decision, rivals=[rival])))
+        assert (f"{rival.layout} instead, told below, keep it in 90%; a smaller load" in said) == (named and not reason)
 
 
 @pytest.mark.parametrize(

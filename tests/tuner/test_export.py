@@ -41,7 +41,17 @@ from tests.tuner.configurations import configuration, plain
 from tests.tuner.test_sensitivity import trials
 from tuner.by_load import by_load
 from tuner.display import _print_table_of_all_loads, print_study
-from tuner.export import _winners, better, confirmed_gains, export_content, export_study, gains_by_load, serving, unsettled
+from tuner.export import (
+    _winners,
+    better,
+    confirmed_gains,
+    export_content,
+    export_study,
+    gains_by_load,
+    one_k,
+    serving,
+    unsettled,
+)
 from tuner.k_by_batch import k_by_batch
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
@@ -502,6 +512,23 @@ def test_a_table_over_loads_says_where_something_else_is_better(confirmed: bool)
     more = "3.0% ± 2.0% more on prompts the search has not seen" if confirmed else "5.0% more on the search's own prompts"
     assert line.startswith(f"at 64 users dspark γ=7 vllm_adaptive (raw) cap 64 gives {more}")
     assert line.endswith(": --concurrency 64 exports it")
+
+
+@pytest.mark.parametrize(
+    ("users", "whole", "told"), [((8, 64), True, True), ((8, 64), False, False), ((8, 999), True, False)]
+)
+def test_a_table_of_whole_blocks_alone_is_said_to_be_no_choice_of_k(users: tuple[int, int], whole: bool, told: bool) -> None:
+    """Drafting pays at both loads; at 999 users it would not."""
+    everything = {
+        n: trials(
+            (plain(n), 100, "complete", -1.0),
+            (configuration("dspark", 7, "fixed:7"), 50 if n == 999 else 200, "complete", -1.0),
+        )
+        for n in users
+    }
+    found = by_load(everything, {"dspark": whole})
+    assert found is not None
+    assert bool(one_k(found, {"dspark": whole}, VLLM)) == told
 
 
 def test_a_name_that_is_only_a_files_is_not_passed_off_as_a_model() -> None:
