@@ -46,8 +46,16 @@ _OF_SERVERS = (
 """Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
 _SINCE_1970 = 1e9
 """Where all times are above they are since 1970 in any unit, also where a form counts from its own beginning."""
-_PLAUSIBLE_PER_S = (1e-3, 1e3)
-"""Requests a second: a service outside of these is rather one whose times have another unit."""
+_SINCE_2100 = 4.1e9
+"""Seconds since 1970 of which no log has any yet: such numbers count from elsewhere, as from when a machine was started."""
+_PLAUSIBLE_PER_S = (0.05, 100.0)
+"""Requests a second: a service outside of these may be one whose times have another unit."""
+_GRAINS_S = (3600, 1800, 900, 600, 300, 120, 60, 30, 20, 15, 10, 5, 3, 2, 1, 0.5, 0.25, 0.2, 0.1)
+"""What times are rounded to; to less, they are as good as exact."""
+_TIED = 0.1
+"""Share of requests at the moment of another from which on times are rounded."""
+_AN_HOUR_S = (1800.0, 3660.0)
+"""By how much times jump back where clocks are put back."""
 _FEW = 20
 """Requests of which a rate is not judged."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -128,21 +136,29 @@ class RecordedRequests:
 
         Raises InputError with the line of what is wrong, OSError where the file cannot be read.
         """
-        _check_is_no_servers(file)
         left_out = Counter[str]()
-        form, read = _recognised(file, rows(file, left_out))
+        try:
+            form, read = _recognised(file, rows(file, left_out))
+        except InputError:
+            _check_is_no_servers(file)
+            raise
         arrival, prompt, output = array("d"), array("q"), array("q")
         hashes: list[Sequence[object]] = []
         block_sizes: Counter[int | None] = Counter()
-        load, began = Counter[Facts](), dict[object, float]()
+        load, began, seen, from_a_cache = Counter[Facts](), dict[object, float](), set[int](), 0
         for line, row in read:
             try:
                 found = form.read(row)
+                if not isinstance(found, str) and (known := form.identity(row)) is not None:
+                    if (copy := hash((known, *found))) in seen:
+                        found = "copies of others, with their ids"
+                    seen.add(copy)
                 if isinstance(found, str):
                     left_out[found] += 1
                     continue
                 ids, block_tokens = hashes_of(row)
                 load[form.facts(row)] += 1
+                from_a_cache += form.cached(row)
             except (KeyError, TypeError, ValueError) as error:
                 what = f"misses {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(f"{file}, line {line}: {what}") from None
@@ -159,6 +175,7 @@ class RecordedRequests:
                 if left_out else f"{file}: holds no requests"
             )  # fmt: skip
         came = _seconds(np.asarray(arrival), form.unit) if form.unit else np.asarray(arrival)
+        back, (came, spread) = _back_an_hour(came), _spread(came)
         order = np.argsort(came, kind="stable")  # logs are written as requests end
         seconds = came[order] - came[order[0]]
         kept = (seconds >= window.from_s) & (seconds < window.to_s)
@@ -170,11 +187,47 @@ class RecordedRequests:
         said = [f"{file.name}: {form.name}, {counted(len(came), 'request')}"]
         if not window.whole:
             said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
-        told = (*form.notes(load, left_out), _unit_note(form, came), _clocks(began), of_blocks)
+        told = (
+            *form.notes(load, left_out), gateways.cached_note(from_a_cache, sum(prompt)), _unit_note(form, came), spread,
+            back, _clocks(began), of_blocks,
+        )  # fmt: skip
         said += [note for note in told if note]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
         return cls((seconds - seconds[0]) / speed, prompts, outputs, tuple(said), blocks)
+
+
+def _spread(came: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
+    """Times that are rounded so much that many requests share one, as whole seconds, each somewhere within what it was
+    rounded to; and what to know of it. Bunches that a clock made would wait for each other as no service sees it."""
+    moments, sharing = np.unique(came, return_counts=True)
+    if len(came) < _FEW or 1 - len(moments) / len(came) < _TIED:
+        return came, ""
+    if len(moments) == 1:
+        return came, "all its requests have the same time, and come at once: where it is rounded, give times to the ms"
+    since = moments - moments[0]
+    off = {grain: float(np.abs(since - np.round(since / grain) * grain).max()) for grain in _GRAINS_S}
+    if (found := next((grain for grain in _GRAINS_S if off[grain] <= 2e-3 * max(grain, 1)), None)) is None:
+        return came, ""
+    later, order = np.random.default_rng(0).random(len(came)) * found, np.argsort(came, kind="stable")
+    apart = came.copy()
+    apart[order] += later[np.lexsort((later, came))]  # in the file's order, for later turns follow earlier ones
+    return apart, (
+        f"its times are rounded to {written(float(found))} s, and up to {sharing.max():,} requests share one: each is taken "
+        "to have come at random within that; times to the ms would tell"
+    )
+
+
+def _back_an_hour(came: npt.NDArray[np.float64]) -> str:
+    """What to know of times, in the file's order, that jump back by an hour once and rise else."""
+    steps = np.diff(came)
+    jumps = int(((-steps > _AN_HOUR_S[0]) & (-steps < _AN_HOUR_S[1])).sum())
+    if not 1 <= jumps <= 2 or (steps < -60.0).sum() > jumps or len(came) < 4 or (steps > 0).sum() < len(steps) / 2:
+        return ""
+    return (
+        "its times jump back by an hour and go on: where clocks were put back in that night, the hour holds the requests of "
+        "two, and its rate is twice what it was; give times with their zone, or leave it out (--window)"
+    )
 
 
 def _clocks(began: dict[object, float]) -> str:
@@ -227,6 +280,10 @@ class _Form:
     read: Read
     facts: Callable[[Row], Facts] = lambda row: Facts()
     """What a row that is load was read by."""
+    identity: Callable[[Row], object] = lambda row: None
+    """What a request is known by, None where nothing says: lines of one, that say the same, are copies."""
+    cached: Callable[[Row], int] = lambda row: 0
+    """Tokens of the prompt of a row that is load that came from a cache."""
     notes: Callable[[Counter[Facts], Counter[str]], list[str]] = lambda load, left_out: []
     """Sentences on how rows were read: those that are load, and those that are not, by the reason."""
     unit: str = ""
@@ -245,7 +302,7 @@ class _Form:
 def form_of(file: Path) -> str:
     """How a file writes arrivals down, in words; empty where it holds none."""
     try:
-        return _recognised(file, rows(file))[0].name
+        return _recognised(file, rows(file, Counter()))[0].name
     except (InputError, OSError):
         return ""
 
@@ -279,12 +336,12 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
             for form in _FORMS:
                 if {folded(column) for column in form.columns} <= own:
                     return form, ((at, form.spelled(each)) for at, each in itertools.chain(before, read))
-        if gateways.is_line(row):
-            return _GATEWAY, itertools.chain(before, read)
+        if gateways.is_line(gateways.spelled(row)):
+            return _GATEWAY, ((at, gateways.spelled(each)) for at, each in itertools.chain(before, read))
     if not before:
         raise InputError(f"{file}: holds no requests")
     columns = ", ".join(map(str, before[0][1]))
-    if any(gateways.lacks_usage(row) for _, row in before):
+    if any(gateways.lacks_usage(gateways.spelled(row)) for _, row in before):
         raise InputError(
             f"{file}: is a gateway's log, and no line of it has token usage ({gateways.usage_names()}): let the gateway log "
             f"what the engine answers with, call its fields so (they are {columns}), or give a trace with lengths"
@@ -352,7 +409,7 @@ def _relative(row: Row, name: str) -> float:
 
 def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64]:
     """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
-    if came.min() < _SINCE_1970:
+    if came.min() < _SINCE_1970 or _SINCE_2100 < came.max() < EPOCHS[-1][0]:
         return came * (1e-3 if unit == "milliseconds" else 1.0)
     units = np.select([came > above for above, _ in EPOCHS], [in_s for _, in_s in EPOCHS], 1.0)
     return np.asarray(came * units, np.float64)
@@ -361,7 +418,7 @@ def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64
 _HASHED = frozenset({"hash_ids", "block_size"})
 _MOONCAKE = frozenset({"timestamp", "delay"}) | _HASHED
 _FORMS = (
-    _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain),
+    _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain, unit="seconds"),
     _Form("an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure),
     _Form(
         "a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt,
@@ -380,4 +437,7 @@ _FORMS = (
 )  # fmt: skip
 """Blocks are of so many tokens in Mooncake's paper (arXiv 2407.00079, §4), in the readme of Alibaba's traces of Bailian, and
 in the `block_size` of the published weka traces."""
-_GATEWAY = _Form("a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.facts, gateways.notes)
+_GATEWAY = _Form(
+    "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.facts, gateways.identity, gateways.cached,
+    gateways.notes,
+)  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from simulator.tabular import Row
@@ -13,8 +14,13 @@ EPOCHS: Final = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
 _MOST_TOKENS: Final = 10**9
 """No request has more."""
-_LOCAL: Final = "%d/%b/%Y:%H:%M:%S %z"
-"""How web servers write the time of day."""
+_SINCE_2100: Final = 4.1e9
+"""Seconds since 1970 of which no log has any yet."""
+_WRITTEN: Final = ("%d/%b/%Y:%H:%M:%S %z", "%b %d, %Y @ %H:%M:%S.%f", "%b %d, %Y @ %H:%M:%S")
+"""How web servers write the time of day, and Kibana."""
+BLANK: Final = (None, "", "-")
+"""Where a value would stand, and none does."""
+_BLANK_WORDS: Final = frozenset({"nan", "null", "none", "n/a", "na"})
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN: Final = r"(\d+(?:\.\d+)?)\s*(ns|us|µs|μs|ms|s|m|h)"
 
@@ -40,6 +46,13 @@ def tokens(row: Row, name: str, *, least: Literal[0, 1] = 1) -> int:
     return int(value)
 
 
+def is_blank(value: object) -> bool:
+    """Whether no value stands there, as tables and gateways write that: empty, a dash, a word for nothing, no number."""
+    if isinstance(value, str):
+        return value.strip() in BLANK or value.strip().casefold() in _BLANK_WORDS
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def time_s(text: object) -> float:
     """Seconds since 1970: of ISO 8601 (without a zone as UTC), of a web server's time of day, or of a number in s, ms, µs or
     ns. Raises ValueError."""
@@ -52,17 +65,35 @@ def time_s(text: object) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(value):
         raise ValueError(f"time {text}: is not finite")
-    return value * next((unit for above, unit in EPOCHS if value > above), 1.0)
+    seconds = value * next((unit for above, unit in EPOCHS if value > above), 1.0)
+    if seconds > _SINCE_2100:
+        raise ValueError(f"time {text}: is neither ISO 8601 nor a time since 1970 in s, ms, µs or ns")
+    return seconds
 
 
 def _moment(text: str) -> datetime | None:
+    """A time of day as it is written, with its zone where one stands there; a leap second is the second after it."""
+    plain = re.sub(r"(?i)\s*(?<=[\d\s])(?:utc|gmt|z)$", "+00:00", text.replace("/", "-") if text[:4].isdigit() else text)
+    plain = re.sub(r"([+-]\d\d):?(\d\d)\+00:00$", r"\1:\2", plain)  # Go writes both
+    plain = re.sub(r"\s+(?=[+-]\d\d:?\d\d$)", "", plain)
+    leap = re.sub(r"(?<=:\d\d):60(?=\D|$)", ":59", plain)
     try:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(leap)
     except ValueError:
+        return _in_words(text)
+    return moment if leap == plain else moment + timedelta(seconds=1)
+
+
+def _in_words(text: str) -> datetime | None:
+    for form in _WRITTEN:
         try:
-            return datetime.strptime(text, _LOCAL)  # with a zone: %z
+            return datetime.strptime(text, form)  # one without a zone is as any other without
         except ValueError:
-            return None
+            continue
+    try:
+        return parsedate_to_datetime(text)  # as mail and HTTP have it
+    except ValueError:
+        return None
 
 
 def span_s(text: str) -> float | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +41,27 @@ class PrefixBlocks:
         return int(self.ids.max()) + 1 if len(self.ids) else 0
 
 
+_SESSIONS: Final = ("session", "session_id")
+"""What says whose blocks are meant where hashes are of a session."""
+
+
 def hashes_of(row: Mapping[str, Any]) -> tuple[Sequence[object], int | None]:
     """The hashes of a row's blocks, and the tokens of a block where it says so. Raises ValueError."""
     found, size = row.get("hash_ids"), row.get("block_size")
-    if found is None:
+    if found is None or found == "":
         return (), None
+    if isinstance(found, str):  # of a table
+        try:
+            found = json.loads(found)
+        except ValueError:
+            found = None
     if not isinstance(found, list) or any(isinstance(i, bool) or not isinstance(i, int | str) for i in found):
         raise ValueError("hash_ids: must be a list of whole numbers or texts")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20):
         raise ValueError(f"block_size {size!r}: must be a whole number of tokens, from 1 to {2**20:,}")
     if row.get("hash_id_scope") == "local":  # of a session: another's block 1 is another block
-        return [(row.get("session"), i) for i in found], size
+        session = next((row[name] for name in _SESSIONS if name in row), None)
+        return [(session, i) for i in found], size
     return list(found), size
 
 

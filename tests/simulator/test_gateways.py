@@ -1,0 +1,272 @@
+"""Logs of gateways as people have them: other spellings, wrappers and units. What is right is known by how they are made."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator.arrivals import RecordedRequests
+from simulator.errors import InputError
+
+USED = {"prompt_tokens": 5, "completion_tokens": 3}
+ROUTE = {"path": "/v1/chat/completions", "status": 200}
+
+
+def at(second: int, **more: Any) -> dict[str, Any]:
+    """A line of a request of 5 and 3 tokens that came at 09:00 and so many seconds."""
+    return {"time": f"2026-11-03T09:00:{second:02}Z", **ROUTE, "usage": USED, **more}
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., RecordedRequests]:
+    def of(text: str | bytes, name: str = "a gateway's log.jsonl") -> RecordedRequests:
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        return RecordedRequests.read(tmp_path / name)
+
+    return of
+
+
+Read = Callable[..., RecordedRequests]
+TWO = lines(at(0), at(2))
+"""Two requests, two seconds apart."""
+WRAPPED: dict[str, str] = {
+    "CRI, split": "".join(
+        f"2026-11-03T09:00:00.1Z stdout {mark} {part}\n"
+        for line in TWO.splitlines() for mark, part in (("P", line[:40]), ("F", line[40:]))
+    ),
+    "Docker, split": "".join(
+        json.dumps({"log": part, "stream": "stdout", "time": "2026-11-03T10:00:00Z"}) + "\n"
+        for line in TWO.splitlines(keepends=True) for part in (line[:40], line[40:])
+    ),
+    "Filebeat": lines(*({"@timestamp": "2026-11-03T10:00:00Z", "message": line} for line in TWO.splitlines())),
+    "Filebeat, whose time it is": lines(
+        *({"@timestamp": f"2026-11-03T10:00:0{i}Z", "message": json.dumps(ROUTE | {"usage": USED})} for i in (0, 2))
+    ),
+    "kubectl --prefix": "".join(f"[pod/gateway-0/proxy] {line}\n" for line in TWO.splitlines()),
+    "compose": "".join(f"gateway-1  | {line}\n" for line in TWO.splitlines()),
+    "CloudWatch": "".join(f"2026-11-03T10:00:00.000Z {line}\n" for line in TWO.splitlines()),
+    "indented, one behind the other": "".join(json.dumps(json.loads(line), indent=2) + "\n" for line in TWO.splitlines()),
+    "a stray line": "null\n" + TWO + "42\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_lines_are_read_as_collectors_keep_them(how: str, read: Read) -> None:
+    found = read(WRAPPED[how])
+    assert found.arrival_s.tolist() == [0, 2]
+    assert found.prompt_tokens.tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    "packed", [bz2.compress, lzma.compress, lambda text: text.decode().encode("utf-16")], ids=["bz2", "xz", "UTF-16"]
+)
+def test_files_are_read_however_they_are_packed(packed: Callable[[bytes], bytes], read: Read) -> None:
+    assert read(packed(TWO.encode())).arrival_s.tolist() == [0, 2]
+
+
+CELLS = "time,path,status,prompt_tokens,completion_tokens\n"
+TABLES = {
+    "blanks": CELLS + "2026-11-03T09:00:00Z,/v1/chat/completions,200,5,3\n2026-11-03T09:00:01Z,/v1/embeddings,200,9,\n"
+    "2026-11-03T09:00:02Z,/v1/chat/completions,200,5,3\n2026-11-03T09:00:03Z,/v1/chat/completions,499,NaN,-\n",
+    "another head": (CELLS + "2026-11-03T09:00:00Z,/p,200,5,3\n") + (CELLS + "2026-11-03T09:00:02Z,/p,200,5,3\n"),
+    "other spellings": "Timestamp,Prompt Tokens,Completion Tokens\n"
+    "2026-11-03 09:00:00 UTC,5,3\n2026-11-03 09:00:02 UTC,5,3\n",
+    "bars and a comment": "# exported\ntime|prompt_tokens|completion_tokens\n1793696400|5|3\n1793696402|5|3\n",
+    "what Excel is told": "sep=;\ntime;prompt_tokens;completion_tokens\n1793696400;5;3\n1793696402;5;3\n",
+    "usage as text": 'time,usage\n1793696400,"{""prompt_tokens"": 5, ""completion_tokens"": 3}"\n'
+    '1793696402,"{""prompt_tokens"": 5, ""completion_tokens"": 3}"\n',
+    "long texts, and an engine's words": "time,messages,prompt_tokens,completion_tokens\n"
+    f'1793696400,"what is Avg prompt throughput: 3? {"x" * 200_000}",5,3\n1793696402,,5,3\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", TABLES)
+def test_tables_are_read_as_they_are_exported(how: str, read: Read) -> None:
+    found = read(TABLES[how], "own table.csv")
+    assert found.arrival_s.tolist() == [0, 2]
+    assert found.output_tokens.tolist() == [3, 3]
+
+
+SAID = {
+    "an object without tokens before": at(0, usage={"cost": 0.1}, response={"usage": USED}),
+    "the body within a batch's answer": at(0, usage=None, response={"status_code": 200, "body": {"usage": USED}}),
+    "the body as text": at(0, usage=None, response={"body": json.dumps({"usage": USED})}),
+    "a stream with comments": at(0, usage=None, response=': OPENROUTER\n\ndata: {"choices": []}\n\ndata: '
+                                 + json.dumps({"choices": [], "usage": USED}) + "\n\ndata: [DONE]\n"),
+    "Anthropic's stream": at(0, usage=None, response="event: message_start\ndata: "
+        '{"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}\n\n'
+        'event: message_delta\ndata: {"type": "message_delta", "usage": {"output_tokens": 3}}\n'),
+    "the Responses API's": at(0, usage=None, response="event: response.completed\ndata: "
+        '{"type": "response.completed", "response": {"usage": {"input_tokens": 5, "output_tokens": 3}}}\n'),
+    "Langfuse": {"startTime": "2026-11-03T09:00:00Z", "usage": {"input": 5, "output": 3, "unit": "TOKENS"}},
+    "Langfuse, as it was": {"startTime": "2026-11-03T09:00:00Z", "usage": {"promptTokens": 5, "completionTokens": 3}},
+    "OpenRouter": {"created_at": "2026-11-03T09:00:00Z", "tokens_prompt": 5, "tokens_completion": 3},
+    "a span": {"start_time": "2026-11-03T09:00:00Z", "attributes": {"gen_ai.usage.input_tokens": 5,
+                                                                    "gen_ai.usage.output_tokens": 3}},
+    "Kong's second plugin": {"started_at": 1793696400000, "ai": {
+        "ai-request-transformer": {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, "proxy": {"usage": USED}}},
+    "thought beside the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 8,
+                                              "completion_tokens_details": {"reasoning_tokens": 2}}),
+    "thought within the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8,
+                                              "completion_tokens_details": {"reasoning_tokens": 2}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_usage_is_found_wherever_it_stands(how: str, read: Read) -> None:
+    found = read(lines(SAID[how]))
+    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([5], [3])
+
+
+@pytest.mark.parametrize(
+    "took",
+    [
+        {"duration_ns": 8530000000}, {"latency_us": 8530000}, {"durationMs": 8530}, {"duration_seconds": 8.53},
+        {"Latency_ms": 8530}, {"total_latency_ms": 8530}, {"request_duration_ms": 8530}, {"request_time_ms": 8530},
+        {"response_time_s": 8.53}, {"upstream_service_time": 8530}, {"total-time-ms": 8530}, {"elapsed": "8.53s"},
+    ],
+    ids=lambda took: next(iter(took)),
+)  # fmt: skip
+def test_a_duration_is_known_by_any_of_its_names(took: dict[str, Any], read: Read) -> None:
+    """The first ended at 20 s after 8.53 s, the other at 21 s after no time."""
+    found = read(lines(at(20, **took), at(21, **dict.fromkeys(took, "0s" if "elapsed" in took else 0))))
+    assert found.arrival_s.tolist() == pytest.approx([0, 9.53])
+    assert "came so much earlier" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2026-11-03 09:00:04 UTC", "2026-11-03 09:00:04 +0000 UTC", "2026-11-03 10:00:04.000 +01:00", "2026-11-03T09:00:04z",
+     "Tue, 03 Nov 2026 09:00:04 GMT", "2026/11/03 09:00:04", "Nov 3, 2026 @ 09:00:04.000", "2026-11-03T09:00:03.60Z",
+     "03/Nov/2026:09:00:04 +0000", 1793696404, 1793696404000, "1793696404000000"],
+)  # fmt: skip
+def test_times_are_read_as_they_are_written(time: object, read: Read) -> None:
+    expected = 3.6 if time == "2026-11-03T09:00:03.60Z" else 4.0
+    assert read(lines(at(0), at(0, time=time))).arrival_s.tolist() == pytest.approx([0, expected])
+
+
+def test_a_leap_second_is_the_next_ones_beginning(read: Read) -> None:
+    assert read(lines(at(0, time="2016-12-31T23:59:59Z"), at(0, time="2016-12-31T23:59:60Z"))).arrival_s.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"num_model_requests": 1200, **at(0)}, "num_model_requests 1200: the row is of many requests"),
+        ({"requests": 40, **at(0)}, "requests 40: the row is of many requests"),
+        (at(0, time=1793696405000, request_time=1793696400000), "no request takes a day.*start_time"),
+        (at(0, time="20261103090004"), "is neither ISO 8601 nor a time since 1970"),
+        (at(0, duration=8530), "has no unit"),
+    ],
+)
+def test_what_would_be_a_wrong_load_is_refused(row: dict[str, Any], why: str, read: Read) -> None:
+    with pytest.raises(InputError, match=why):
+        read(lines(row))
+
+
+NONE = {
+    "copies of others": at(0, request_id="a"),
+    "answered by the gateway's own cache": at(1, upstream_cache_status="HIT"),
+    "spans of invoke_agent": at(1, **{"gen_ai.operation.name": "invoke_agent"}),
+    "OPTIONS /v1/chat/completions 200": at(1, method="OPTIONS", usage=None),
+    "of a request's start": at(1, event="request_started", usage=None),
+    "without an answer": at(1, usage={"prompt_tokens": 9, "completion_tokens": 0}, model="bge-embed", path=""),
+}
+
+
+@pytest.mark.parametrize("why", NONE)
+def test_what_is_no_request_of_its_own_is_left_out_and_told(why: str, read: Read) -> None:
+    """And does not make the load look less than it was."""
+    found = read(lines(at(0, request_id="a"), NONE[why], at(2, request_id="b")))
+    assert found.arrival_s.tolist() == [0, 2]
+    told = " ".join(found.notes)
+    assert why in told
+    assert "answered requests do not say" not in told
+
+
+@pytest.mark.parametrize("unsaid", [at(1, usage=None), {"time": "2026-11-03T09:00:01Z", "status": 200, "usage": None}])
+def test_answers_without_tokens_are_told_whatever_path_the_others_have(unsaid: dict[str, Any], read: Read) -> None:
+    found = read(lines(at(0, path="/v1/completions"), *[unsaid] * 3, at(2, path="/v1/completions")))
+    assert "3 of 5 answered requests do not say how many tokens they had" in " ".join(found.notes)
+    assert "--speed 2.5" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 100, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 80}},
+        {"input_tokens": 100, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 80}},
+        {"input_tokens": 20, "output_tokens": 3, "cache_read_input_tokens": 80},
+    ],
+)
+def test_what_came_from_a_cache_is_told(usage: dict[str, Any], read: Read) -> None:
+    found = read(lines(at(0, usage=usage)))
+    assert found.prompt_tokens.tolist() == [100]
+    assert "80% of its prompts' tokens came from a cache" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("grain_s", [1, 3, 60])
+def test_rounded_times_are_spread_within_what_they_were_rounded_to(grain_s: int, read: Read) -> None:
+    """Poisson arrivals stay such: as many of the gaps as before are below half of their mean."""
+    exact = np.sort(np.random.default_rng(1).uniform(0, 2_000 * grain_s / 8, 2_000))
+    rows = [at(0, time=float(1793696400 + t // grain_s * grain_s), request_id=i) for i, t in enumerate(exact)]
+    found = read(lines(*rows))
+    assert np.abs((found.arrival_s + exact[0]) - exact).max() < 2 * grain_s
+    gaps = np.diff(found.arrival_s)
+    assert np.mean(gaps < gaps.mean() / 2) == pytest.approx(1 - np.exp(-0.5), abs=0.04)
+    [told] = [note for note in found.notes if "rounded" in note]
+    assert f"rounded to {grain_s} s" in told
+
+
+def test_times_that_are_not_rounded_stay_as_they_are(read: Read) -> None:
+    """Requests that came in pairs, or one a second, or all at once."""
+    for seconds in (np.repeat(np.cumsum(np.random.default_rng(2).uniform(0.1, 1, 30)), 2), np.arange(30.0), np.zeros(30)):
+        rows = [at(0, time=1793696400 + float(f"{s:.4f}"), request_id=i) for i, s in enumerate(seconds)]
+        found = read(lines(*rows))
+        assert found.arrival_s == pytest.approx(seconds - seconds[0], abs=1e-3)
+        assert ("the same time" in " ".join(found.notes)) == (not seconds.any())
+
+
+def test_an_hour_that_comes_twice_is_told(read: Read) -> None:
+    hours = [f"2026-11-01T01:{minute:02}:00" for minute in range(0, 60, 10)] * 2 + ["2026-11-01T02:00:00"]
+    found = read(lines(*(at(0, time=hour, request_id=i) for i, hour in enumerate(hours))))
+    assert "jump back by an hour" in " ".join(found.notes)
+    assert "jump back" not in " ".join(read(lines(*(at(i) for i in range(9)))).notes)
+
+
+@pytest.mark.parametrize(
+    ("head", "scale", "rate", "said"),
+    [
+        ("arrival_s,prompt_tokens,output_tokens", 1793696400e3, 5.0, ""),
+        ("arrival_s,prompt_tokens,output_tokens", 0.0, 0.005, "where they are milliseconds, give --speed 1000"),
+        ("Timestamp,Request tokens,Response tokens", 0.0, 0.005, "where they are milliseconds, give --speed 1000"),
+        ("timestamp,input_length,output_length", 5e9, 5.0, ""),
+    ],
+)
+def test_units_of_a_thousand_are_seen(head: str, scale: float, rate: float, said: str, read: Read) -> None:
+    """200 ms apart: since 1970, since a beginning, and in a trace of milliseconds since the machine was started."""
+    found = read(head + "\n" + "".join(f"{scale + 200 * i:.0f},300,50\n" for i in range(50)), "own.csv")
+    assert found.rate_per_s == pytest.approx(rate)
+    assert ("taken for" in " ".join(found.notes)) == bool(said)
+    assert said in " ".join(found.notes)
+
+
+def test_blocks_of_two_sessions_are_not_shared_where_hashes_are_of_a_session(read: Read) -> None:
+    rows = [
+        {"timestamp": i * 1000, "session_id": i % 2, "input_length": 1024, "output_length": 5, "hash_ids": [0, 1],
+         "hash_id_scope": "local"} for i in range(4)
+    ]  # fmt: skip
+    blocks = read(lines(*rows)).blocks
+    assert blocks is not None
+    assert (len(blocks.ids), blocks.distinct) == (8, 4)
