@@ -114,7 +114,7 @@ def read(row: Row) -> tuple[float, int, int] | str:
 
     Whatever has usage is load, whatever its status: the engine has worked for it.
     """
-    if many := next((name for name in _SEVERAL if _count(row.get(name)) > 1), None):
+    if many := next((name for name in _SEVERAL if name in row and _count(row[name]) > 1), None):
         raise ValueError(f"{many} {row[many]}: the row is of many requests, and none says when each came: give a line each")
     if _from_a_cache(row):
         return "answered by the gateway's own cache"
@@ -240,7 +240,7 @@ def _unknown(load: Counter[Facts], left_out: Counter[str]) -> str:
 
 def _first(row: Row, names: Iterable[str]) -> str | None:
     """The first of some fields that says something."""
-    return next((name for name in names if not is_blank(row.get(name))), None)
+    return next((name for name in names if name in row and not is_blank(row[name])), None)
 
 
 def _has_time(row: Row) -> bool:

@@ -57,12 +57,14 @@ def used(row: Row) -> Used | None:
 def bodies(row: Row) -> Iterator[dict[str, Any]]:
     """The line itself, what was answered, which may be within a batch's `response`, and what plugins of Kong's say: the one
     first that was between the client and the model."""
+    if isinstance(row, dict):
+        yield row
+    held = [opened(row[name]) for name in RESPONSES if name in row]
     ai = row.get("ai")
     plugins: dict[str, Any] = ai if isinstance(ai, dict) else {}
     own = sorted(plugins, key=lambda name: "proxy" not in name)
-    held = [opened(row.get(name)) for name in RESPONSES]
     within = [opened(one.get("body")) for one in held if isinstance(one, dict)]
-    for one in itertools.chain([row], held, within, (plugins[name] for name in own)):
+    for one in itertools.chain(held, within, (plugins[name] for name in own)):
         if isinstance(one, dict):
             yield one
 
@@ -99,7 +101,7 @@ def _cached(usage: Row, prompt: int) -> int:
 
 
 def _detail(usage: Row, within: str, name: str) -> int:
-    details = opened(usage.get(within))
+    details = opened(usage[within]) if within in usage else None
     return _count(details, name) if isinstance(details, Mapping) else 0
 
 
