@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from simulator.capacity import times_of
+from simulator.capacity import MOST, times_of
 from simulator.decision import FIGURES, GAINS, Decision, Gain, Range, Rival, layout_of
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
@@ -93,10 +93,9 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
 
 def _enough(d: Decision, holds: Range) -> str:
     """Whether what a load is served on is enough for it, and how many times that load it holds."""
-    times, low, high = (times_of(end) for end in (holds.value, holds.low, holds.high))
     many = d.replicas > 1
     where = "This machine" if d.gpus is None else layout_of(d.gpus, d.replicas)
-    it = f"{'they hold' if many else 'it holds'} up to {times} this load within the promise (95 %: {low} to {high})"
+    it = f"{'they hold' if many else 'it holds'} {_held(holds)}"
     if holds.low >= 1:
         return f"{where} {'are' if many else 'is'} enough: {it}."
     if holds.value < 1:
@@ -107,6 +106,15 @@ def _enough(d: Decision, holds: Range) -> str:
         else ""
     )
     return f"{where} may be enough, and may not: {it}{surely}."
+
+
+def _held(times: Range, within: str = " within the promise") -> str:
+    """How many times a load is held; of more than was tried, no more than that."""
+    if times.low >= MOST:
+        return f"{MOST:g} × this load{within} or more, in all the draws"
+    low, high = times_of(times.low), times_of(times.high)
+    most = times_of(times.value) if times.value >= MOST else f"up to {times_of(times.value)}"
+    return f"{most} this load{within} (95 %: {low} to {high})"
 
 
 def _against(d: Decision, rival: Rival) -> list[str]:
@@ -123,8 +131,7 @@ def _against(d: Decision, rival: Rival) -> list[str]:
     if there and rival.sure is not None:
         there.append(f"in {rival.sure:.0%} of the draws")
     if rival.holds is not None:
-        times, low, high = (times_of(end) for end in (rival.holds.value, rival.holds.low, rival.holds.high))
-        there.append(f"up to {times} this load (95 %: {low} to {high})")
+        there.append(_held(rival.holds, within=""))
     if there:
         said.append(f"There the promise is kept so: {'; '.join(there)}.")
     if d.holds is not None and rival.holds is not None and rival.holds.value > _HOLDS_MORE * d.holds.value:

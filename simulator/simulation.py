@@ -248,7 +248,7 @@ def _check_requests(chunk: Records, tables: Tables, gamma: int, kv_tokens: int) 
     if longest > kv_tokens:
         raise InputError(
             f"a request needs {longest} tokens of context, but the hardware holds {kv_tokens}; "
-            "shorten the requests or give kv_capacity_tokens"
+            "shorten the requests, or give --kv-capacity-tokens"
         )
     response = chunk["response"]
     goes_on = chunk["output_tokens"] > tables.last[response] - tables.first[response] + 1

@@ -496,6 +496,23 @@ def test_how_much_smaller_a_load_is_safe(holds: Range | None, safer: str) -> Non
     assert ("1.4 × this load" in said) == (holds is not None)
 
 
+@pytest.mark.parametrize(
+    ("holds", "told"),
+    [
+        (Range(2.2, 1.6, 3.1), "up to 2.2 × this load within the promise (95 %: 1.6 × to 3.1 ×)"),
+        (Range(64, 40, 64), "64 × or more this load within the promise (95 %: 40 × to 64 × or more)"),
+        (Range(64, 64, 64), "64 × this load within the promise or more, in all the draws"),
+    ],
+)
+def test_how_much_of_a_load_is_held_is_told_as_far_as_it_was_tried(holds: Range, told: str) -> None:
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    sure = sampled(np.full(len(DRAWS), 150.0))
+    decision = decide(STUB, choice, {choice.run: sure, choice.none: sure}, DRAWS, VLLM)
+    [line] = [line for line in sentences(msgspec.structs.replace(decision, holds=holds)) if "enough" in line]
+    assert told in line
+
+
 @pytest.mark.parametrize(("sure", "named"), [(0.9, True), (0.68, False), (None, False)])
 def test_a_layout_that_keeps_the_promise_surer_is_safer(sure: float | None, named: bool) -> None:
     """By more than draws are off; where it says to run nothing, it is no way out."""
