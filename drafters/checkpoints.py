@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def save_drafter(drafter: LearnedDrafter, config: Mapping[str, Any], folder: Pat
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
     # Weights last and at once: where they are, the checkpoint is whole.
     save_file(tensors, folder / "partial", metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "partial")  # safetensors lets nobody else read
     os.replace(folder / "partial", folder / "model.safetensors")
 
 

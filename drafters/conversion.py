@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ _TABLES = {"embed_tokens.weight": ("embed_tokens.weight", "wte.weight"), "lm_hea
 """Names of a drafter's tables, and how those of the target's tensors end that are the same."""
 _NEAREST = {"DeepSpec": "deepspec", "DSpark (SpecForge)": "deepspec", "DFlash": "zlab", "EAGLE": "vllm"}
 """How names of formats begin, and the format that is written that is nearest to it."""
+TRAINED = "training.json"
+"""What lies beside a checkpoint that `harness train` has made: its plan, what was found on the way, every evaluation."""
 _UNKNOWN_LAYERS = (1000, 999)
 """Numbers of layers that a target may have whose number nobody says: what differs between the two depends on it."""
 
@@ -63,6 +66,8 @@ def convert(source: str, to: str, folder: Path, target: TargetFiles | None = Non
     """
     declared, facts = _declared(find_folder(source), source, target)
     write_read(declared, source, to, folder, TargetFiles(facts, {} if target is None else target.tables))
+    if (trained := find_folder(source) / TRAINED).exists():  # what a recording keeps of how it was trained
+        shutil.copy2(trained, folder / TRAINED)
     return declared
 
 

@@ -219,7 +219,8 @@ class Display:
         now = time.monotonic()
         with self._lock:
             if stage not in self._tasks:
-                self._tasks[stage] = self._progress.add_task(shortened(stage, max(self._console.width - _OF_BAR, 16)))
+                name = shortened(stage, max(self._console.width - _OF_BAR, 16))
+                self._tasks[stage] = self._progress.add_task(name, total=total)
             self._progress.update(self._tasks[stage], completed=done, total=total)
             tenth, began_s, before = self._tenths.get(stage, (-1, now, done))
             reached = 10 * done // max(total, 1)

@@ -99,6 +99,7 @@ def write(draft: Draft, to: str, folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         # Weights last and at once: where they are, the checkpoint is whole.
         save_file({n: t.contiguous().clone() for n, t in tensors.items()}, folder / "partial", metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / "partial")  # safetensors lets nobody else read
         os.replace(folder / "partial", folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         if new:

@@ -72,6 +72,8 @@ def regenerate(
         with watching() as watcher:
             if to is not None and to.is_dir():
                 raise InputError(f"--to {to}: is a folder; name a file")
+            if to is not None and to.exists():  # a training may have begun with it
+                raise InputError(f"--to {to}: is there, and is not written over; name another file")
             found = read_conversations(prompts, _limit(limit), watcher.say)
             asked = tuple(prompt for prompt, _ in found)
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])

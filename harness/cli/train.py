@@ -247,13 +247,17 @@ def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str
     ]  # fmt: skip
     say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers")
     print_table(console, ["domain", "prompts", "τ, ± 95 %", "accepted by position"], rows, ())
-    say(console, "expected values; the step was chosen by these answers, which flatters it a little")
+    say(
+        console,
+        "expected values, of drafts drawn as the answers were; the step was chosen by these answers, which flatters it a "
+        "little. Engines that draft greedily, as vLLM does unless told otherwise, may accept less: the recording has both",
+    )
     if not result.best_step:
         say(console, "no step was better than the start: these are the weights that training began with")
     trained, tokens = f"{result.facts['trained_parameters'] / 1e6:.1f} M parameters", result.facts["train_tokens"]
     say(
         console,
-        f"took {span(result.facts['seconds'])} since it was begun or resumed: {trained}, {tokens:,} tokens of answers",
+        f"took {span(result.facts['seconds'])} in all: {trained}, {tokens:,} tokens of answers",
     )
     say(console, f"  {result.checkpoint}")
     say(console, "next, what it is worth on other prompts, with intervals:")

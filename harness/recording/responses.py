@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -168,6 +169,10 @@ def every_response(paths: Sequence[Path]) -> tuple[Sampling, list[GivenResponse]
     return sampling, list(found.values())
 
 
+_PROMPTS: Final = re.compile(rb'"(?:turns|prompt|messages|conversations|question|instruction)"\s*:')
+"""What rows of prompts have, and responses do not."""
+
+
 def _responses(path: Path, content: bytes) -> tuple[Sampling, Iterator[tuple[int, GivenResponse]]]:
     """How the responses of a file were drawn, and each with the number of its line. Raises InputError."""
     lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
@@ -188,6 +193,11 @@ def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(line, type=kind)
     except msgspec.ValidationError as error:
+        if _PROMPTS.search(line):
+            raise InputError(
+                f"--responses {path}, line {number}: are prompts, without answers; let the target answer them first: "
+                f"`harness regenerate --target TARGET --prompts {path}`"
+            ) from None
         raise InputError(f"--responses {path}, line {number}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--responses {path}, line {number}: not JSON ({error})") from None

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from transformers.utils import logging as transformers_logging
 
+from drafters.conversion import TRAINED
 from harness.cluster import Cluster, Pool, joined
 from harness.console import Watcher
 from harness.recording.calibrate import calibrate
@@ -346,6 +347,13 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
         watcher.say(told)
     if checked.target["dated"]:
         watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
+    for drafter, of in checked.drafters.items():
+        own = of.get("training", {}).get("facts", {}).get("target_hash", checked.target["hash"])
+        if own != checked.target["hash"]:
+            watcher.say(
+                f"{drafter} was trained for a target with other weights or settings, as {TRAINED} beside it says: what it "
+                "accepts here is no measure of it there"
+            )
     if asked := checked.target["left_out"]:
         watcher.say(
             f"the target's generation settings ask for {', '.join(asked)}: not done here, and a server that does it answers "

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from drafters.checkpoints import GENERATION, TEXT, find_folder, folder_hash, load_drafter
+from drafters.conversion import TRAINED
 from drafters.decoding import Decoded, DecodeRequest, decode
 from drafters.dense import DenseText, Reading, record_anchors
 from drafters.generation import respond, rows_at_once, settings_left_out
@@ -492,7 +493,7 @@ class Recorder:
 def _training(folder: Path) -> dict[str, Any]:
     """How a drafter was trained, where a file beside its weights says so as `harness train` writes it."""
     try:
-        told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        told = json.loads((folder / TRAINED).read_text(encoding="utf-8"))
         return {"training": {name: told[name] for name in ("steps", "best_step", "evaluated", "facts")}}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

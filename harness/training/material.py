@@ -229,7 +229,8 @@ def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> t
         name = "bfloat16" if measured == torch.bfloat16 else "float32"
         partial.write_text(name)
         os.replace(partial, kept)
-        say(f"precision: {name}; bfloat16 is {ratio:.1f} times as fast as float32 here")
+        faster = f"{ratio:.1f} times as fast as" if ratio >= 1 else f"{1 / max(ratio, 1e-9):.1f} times slower than"
+        say(f"precision: {name}; bfloat16 is {faster} float32 here")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

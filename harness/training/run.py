@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from transformers.utils import logging as transformers_logging
 
+from drafters.conversion import TRAINED
 from drafters.training.design import save_made
 from drafters.training.held_out import Drafting
 from drafters.training.loop import STATE, Evaluated, Processes, Trainer, Watch
@@ -26,8 +28,8 @@ from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
 from simulator.numbers import give_or_take
 
-MADE: Final = "training.json"
-"""What lies beside a checkpoint: its plan, what was found on the way, every evaluation."""
+_SITTINGS: Final = "sittings.json"
+"""Seconds of the sittings before, and when this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,11 @@ def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher
     folder = folder_of(out, plan.name)
     new = not folder.exists()
     keep_plan(plan, folder)
-    began_s = time.monotonic()
+    sit_down(folder)
+    if plan.design.kind == "mtp":
+        watcher.say(
+            "mtp: vLLM takes such a module from a target's own checkpoint alone; this one can be recorded and simulated"
+        )
     try:
         if plan.processes > 1:
             from harness.training.together import train_together
@@ -67,15 +73,29 @@ def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher
             finished = train_together(plan, given, folder, to, cluster, watcher)
         else:
             finished = train_alone(plan, given, folder, to, watcher)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         if new and not (folder / STATE).exists():  # there is nothing to go on from
             _remove(folder)
         raise
-    finished[-1]["seconds"] = time.monotonic() - began_s  # since it was begun or resumed
     result = _trained(plan, to, *finished)
     stops.finished("the training")
     _remove(folder)
     return result
+
+
+def sit_down(folder: Path) -> None:
+    """Note that a sitting begins, and how long those before were: to where they last kept what they had."""
+    file, spent_s = folder / _SITTINGS, 0.0
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads(file.read_text(encoding="utf-8"))
+        spent_s = float(before["spent_s"]) + max(0.0, (folder / STATE).stat().st_mtime - float(before["began"]))
+    file.write_text(json.dumps({"spent_s": spent_s, "began": time.time()}), encoding="utf-8")
+
+
+def seconds_of(folder: Path) -> float:
+    """Of all sittings up to now."""
+    told = json.loads((folder / _SITTINGS).read_text(encoding="utf-8"))
+    return float(told["spent_s"]) + max(0.0, time.time() - float(told["began"]))
 
 
 def _remove(folder: Path) -> None:
@@ -107,6 +127,7 @@ def fit(plan: TrainingPlan, prepared: Prepared, folder: Path, to: Path, watch: W
         prepared.made, prepared.target, prepared.material, plan.recipe, prepared.dtype, folder, processes
     )  # fmt: skip
     trainer.run(watch)
+    prepared.facts["seconds"] = seconds_of(folder)
     if processes.rank == 0:
         write_whole(lambda partial: _written(plan, prepared, trainer, partial), to)
     return trainer.evaluated, trainer.step, trainer.best.step, prepared.facts
@@ -119,7 +140,7 @@ def _written(plan: TrainingPlan, prepared: Prepared, trainer: Trainer, folder: P
         "version": 1, "git_revision": git_revision(), "packages": package_versions(), "plan": plan, "facts": prepared.facts,
         "steps": trainer.step, "best_step": trainer.best.step, "evaluated": trainer.evaluated,
     }  # fmt: skip
-    (folder / MADE).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
+    (folder / TRAINED).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
 
 
 def write_whole(write: Callable[[Path], None], to: Path) -> None:

@@ -267,3 +267,12 @@ def test_what_files_alone_tell_is_refused_before_a_library_is_loaded(
     assert done.exit_code == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_how_a_drafter_was_trained_goes_with_it(tmp_path: Path) -> None:
+    shutil.copytree(TINY / "dspark", tmp_path / "mine")
+    (tmp_path / "mine" / "training.json").write_text('{"steps": 4}')
+    convert(str(tmp_path / "mine"), "speculators", tmp_path / "made", read_target(str(TINY / "target")))
+    assert (tmp_path / "made" / "training.json").read_text() == '{"steps": 4}'
+    modes = {file.stat().st_mode for file in (tmp_path / "made").iterdir() if file.name != "training.json"}
+    assert len(modes) == 1

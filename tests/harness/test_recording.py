@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import date
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import harness.recording.run
 import harness.recording.worker
+from drafters.checkpoints import folder_hash
 from drafters.generation import respond
 from drafters.target import Target
 from harness.cluster import Cluster
@@ -458,3 +460,19 @@ def test_a_probe_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = recorder.probe([Prompt("t", "math", "t/0", ("1 + 1?",))], 5)
     assert seen == [5, 5 + 7]  # a warm-up, and a response with what acceptances need beyond it
     assert probe.generate_s > 0
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_drafter_that_was_trained_for_other_weights_is_told(same: bool, suite: str, tmp_path: Path) -> None:
+    """By what lies beside it; shapes alone fit."""
+    shutil.copytree(TINY / "mtp", tmp_path / "mine")
+    target = changed_target(tmp_path / "target")
+    of = folder_hash(target) if same else "another"
+    told = {"steps": 1, "best_step": 1, "evaluated": [], "facts": {"target_hash": of}}
+    (tmp_path / "mine" / "training.json").write_text(json.dumps(told))
+    pair = pair_of(target, drafters={"mine": str(tmp_path / "mine")})
+    said: list[str] = []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    short = Generation(temperature=0.0, max_new_tokens=4)
+    start_run(plan(suite, short, pair=pair, drafters=None), Store(tmp_path / "specyard.duckdb"), CLUSTER, watcher)
+    assert any(line.startswith("mine was trained for a target with other weights") for line in said) != same

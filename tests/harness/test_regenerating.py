@@ -20,6 +20,7 @@ from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
 from simulator.records import Sampling
 from tests.documented import differences
+from tests.harness.processes import called
 
 PROMPTS = Path(__file__).parents[2] / "suites" / "math_code_chat" / "prompts"
 FILES = ["--prompts", str(PROMPTS / "gsm8k.jsonl"), "--prompts", str(PROMPTS / "mt-bench.jsonl")]
@@ -105,6 +106,17 @@ def test_a_stopped_one_goes_on_to_the_same_file(monkeypatch: pytest.MonkeyPatch)
     assert every[2:] == ASKED
     assert Path("answers.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     assert not Path("runs/unfinished").exists()
+
+
+def test_answers_that_are_there_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1 + 1?"}\n')
+    (tmp_path / "a.jsonl").write_text("answers that something was trained on\n")
+    refused = called(
+        "regenerate", "--target", "tiny", "--prompts", str(tmp_path / "p.jsonl"), "--to", str(tmp_path / "a.jsonl")
+    )
+    assert refused.returncode == 2
+    assert "is there, and is not written over" in refused.stderr
+    assert (tmp_path / "a.jsonl").read_text().startswith("answers")
 
 
 def test_prompts_of_about_one_length_are_answered_together() -> None:

@@ -121,6 +121,13 @@ def test_a_file_is_judged_as_a_whole(length: int, most: int, tmp_path: Path) -> 
         given.judge("--responses file", most + 1, "t/0, turn 1")
 
 
+def test_prompts_in_place_of_answers_are_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "my prompts.jsonl"
+    file.write_text('{"id": "a/1", "domain": "math", "prompt": "1 + 1?"}\n')
+    with pytest.raises(InputError, match=r"line 1: are prompts, without answers; .* `harness regenerate --target"):
+        read_responses([file], PROMPTS, SAMPLING)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_responses([tmp_path / "nowhere.jsonl"], PROMPTS, SAMPLING)

@@ -279,7 +279,7 @@ def test_numbers_and_loads_as_users_write_them() -> None:
 def test_bad_input_is_refused(out: Path, arguments: list[str], message: str) -> None:
     with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
         before = connection.execute("SELECT count(*) FROM sweeps").fetchall()
-    assert message in refused("simulate", *arguments, "--out", str(out))
+    assert message in refused("simulate", *arguments, "--out", str(out), run=called)
     with duckdb.connect(str(out / "specyard.duckdb"), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM sweeps").fetchall() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,13 +22,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from typer.testing import CliRunner
 
 from drafters.training.held_out import ratio
-from drafters.training.loop import Trainer
+from drafters.training.loop import STATE, Trainer
 from harness.cli.app import app
 from harness.recording.pair import asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
 from harness.training.material import load_target, precision, prepare, texts_of
 from harness.training.plan import PLAN, TrainingPlan, folder_of, read_given
+from harness.training.run import seconds_of, sit_down
 from results.figures.intervals import half_width
 from tests.documented import differences
 from tests.drafters.families import FAMILIES
@@ -153,6 +155,9 @@ def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> 
     kept = json.loads((here / "new" / "training.json").read_text())
     assert kept["plan"]["design"]["kind"] == "mtp"
     assert [e["step"] for e in kept["evaluated"]] == [0, 2, 4]
+    assert kept["facts"]["seconds"] == trained["facts"]["seconds"] > 0
+    modes = {(here / "new" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1  # a server of another user reads both or none
     assert trained["best_step"] in {e["step"] for e in trained["evaluated"]}
     for said in ("held out by prompt", "runs of 13 tokens", "precision:", "cache: none", r"step 4, loss [\d.]+: τ gsm8k"):
         assert re.search(said, done.stderr), said
@@ -184,8 +189,33 @@ def test_stopped_it_says_how_to_go_on_and_ends_with_the_same_weights(here: Path,
         monkeypatch.setattr(Trainer, "_update", update)
         ran(*(["--resume", name[:6]] if again == "resume" else [*options, "--to", str(to)]))
         assert (to / "model.safetensors").read_bytes() == (here / "whole" / "model.safetensors").read_bytes()
+        assert json.loads((to / "training.json").read_text())["facts"]["seconds"] > 0
         assert not (here / "runs" / "unfinished").exists()
     assert len({*names}) == 2
+
+
+def test_what_it_took_is_counted_over_all_sittings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first of 40 s, up to where it last kept what it had; an hour in which nothing ran; a second of 5 s."""
+    clock = [1_000.0]
+    monkeypatch.setattr("harness.training.run.time.time", lambda: clock[0])
+    sit_down(tmp_path)
+    (tmp_path / STATE).touch()
+    os.utime(tmp_path / STATE, (1_040.0, 1_040.0))
+    clock[0] += 3_600
+    sit_down(tmp_path)
+    clock[0] += 5
+    assert seconds_of(tmp_path) == pytest.approx(45.0)
+
+
+def test_stopped_before_anything_was_kept_it_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    micro("qwen3", here / "target")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.training.run.prepare", interrupted)
+    ran("mtp", "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT, code=130)
+    assert not (here / "runs" / "unfinished").exists()
 
 
 def _keeping_every_step(made: Callable[..., None]) -> Callable[..., None]:
