@@ -72,6 +72,7 @@ def tried(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_policy_is_checked_and_replayed(tried: Path) -> None:
     for line in commands("check-policy"):
         assert ": lossless as far as 10," in run(f"{line} --texts 10000")

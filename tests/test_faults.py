@@ -37,6 +37,7 @@ def test_every_fault_can_be_planted(fault: Fault, tmp_path: Path) -> None:
     compile((tmp_path / fault.file).read_text(encoding="utf-8"), fault.file, "exec")
 
 
+@pytest.mark.slow
 def test_every_fault_names_a_test_that_is_there() -> None:
     """With its parameters: a test that gained one is another, and its fault would fail at nothing."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *(fault.test for fault in FAULTS)]

@@ -183,7 +183,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (out / "specyard.duckdb").read_bytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_broken_databases(seed: int, database: bytes) -> None:
     """In a process of its own, for what DuckDB takes for its own fault ends one: it is a sentence and 2, or all is well."""

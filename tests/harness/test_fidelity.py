@@ -36,6 +36,7 @@ def test_every_published_number_is_there_once() -> None:
     assert values["dspark, math, position 1"] == paper_values().acceptance["dspark"][0, 0]
 
 
+@pytest.mark.slow
 def test_what_was_fitted_is_met_and_the_paper_agrees_with_itself() -> None:
     for c in checks():
         if c.basis == "fitted":

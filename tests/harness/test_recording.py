@@ -163,6 +163,7 @@ def test_what_is_recorded_is_not_recorded_again(suite: str, tmp_path: Path, monk
     assert rows(store) == rows(whole)
 
 
+@pytest.mark.slow
 def test_only_what_really_is_too_long_is_refused(suite: str, given: Path, tmp_path: Path) -> None:
     """Given responses are there: a conversation has the length that it has, not as many times that of the longest."""
     [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]
@@ -180,6 +181,7 @@ def test_only_what_really_is_too_long_is_refused(suite: str, given: Path, tmp_pa
         start_run(plan(suite, GREEDY, responses=str(given)), store, CLUSTER, SILENT)
 
 
+@pytest.mark.slow
 def test_responses_of_others_are_judged_over_the_file(suite: str, given: Path, tmp_path: Path) -> None:
     """A token that rounds otherwise is let pass and counted; many are refused, whichever unit of work they come in."""
     [header, *lines] = [json.loads(line) for line in given.read_text().splitlines()]

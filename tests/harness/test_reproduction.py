@@ -45,7 +45,6 @@ from harness.published.paper.predict import (
 from simulator.hardware.catalogue import DATA, bundled_profiles, find_profile
 from simulator.hardware.profile import Profile
 from tests.documented import differences
-from tests.selection import few
 
 MODELS = list(TARGET_LAYERS)
 
@@ -76,7 +75,8 @@ def errors(model: str) -> dict[str, PaperSummary]:
 # --- what is published ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", few(MODELS, "V4-Pro"))
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_the_published_figures_agree_with_each_other_and_with_the_text(model: str) -> None:
     tps, frontier = line(paper_tables(), "fig7_frontier", model, "DSpark")
     requests, throughput = line(paper_tables(), "fig8_throughput", model, "DSpark")
@@ -109,6 +109,7 @@ def altered(tables: Tables, method: str, by: float, *, above: float = SPLIT) -> 
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_nothing_of_dspark_above_fifty_requests_is_fitted(model: str) -> None:
     elsewhere = altered(paper_tables(), "DSpark", 1.7)

@@ -138,6 +138,7 @@ def test_where_the_queue_grows_nothing_is_kept_anywhere(out: Path, monkeypatch: 
     assert sum("overload ✗" in line for line in shown) == 2
 
 
+@pytest.mark.slow
 def test_the_replicas_that_a_near_miss_names_keep_the_promise(out: Path) -> None:
     asked = (*DSPARK, "--policy", "none,fixed:3,fixed:7", "--concurrency", "256", "--seconds", "60", "--sla", "tps>=100")
     found = swept(out, *asked)

@@ -390,6 +390,7 @@ def test_runs_that_were_not_asked_the_same_are_told_to_differ() -> None:
     assert "temperature 1 / temperature unknown" in compose.compose(con, [RUN, "beef"]).subtitle
 
 
+@pytest.mark.slow
 def test_published_values_step_back_beside_another_model() -> None:
     con = everything()
 
@@ -491,6 +492,7 @@ def test_an_unknown_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tables_of_every_figure(tmp_path: Path) -> None:
     files = write_tables(compose.compose(everything(), RUN), tmp_path)
     names = {file.stem for file in files}

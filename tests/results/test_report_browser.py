@@ -111,6 +111,7 @@ def test_tables_sort_and_data_downloads(chromium: browser.Page, full: Path) -> N
     assert chromium.complaints == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_published_layers_come_and_go(chromium: browser.Page, tmp_path: Path) -> None:
     """On a page about what DeepSeek serves: its own published lines are there at first."""

@@ -318,6 +318,7 @@ def test_no_room_for_a_copy_leaves_an_older_database_as_it_is(store: Store, monk
     assert [f.name for f in store.file.parent.iterdir()] == ["specyard.duckdb"]
 
 
+@pytest.mark.slow
 def test_damage_anywhere_is_a_sentence_or_does_no_harm(store: Store) -> None:
     """Forty places, by seed: every one is noticed, or lies where nothing is kept."""
     run_id = recorded(store, 2_000)

@@ -124,6 +124,7 @@ def test_a_run_is_free_again_when_work_ends(store: Store, said: list[str]) -> No
     assert said == []
 
 
+@pytest.mark.slow
 def test_another_machine_is_believed_or_watched(store: Store, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its processes cannot be seen from here, and its clock may be wrong: only a sign of life that changes is one."""
     monkeypatch.setattr(results.store.lease, "WATCHED_S", 0.2)

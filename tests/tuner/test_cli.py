@@ -129,6 +129,7 @@ def test_a_bound_nobody_meets_shows_the_closest(out: Path) -> None:
     assert "closest is dspark γ=7 fixed:7" in at["decision"]["reason"]
 
 
+@pytest.mark.slow
 def test_overload_names_the_replicas_that_hold(out: Path) -> None:
     """A thousand requests a second: the share of them that one replica holds, and so many replicas keep up and promise."""
     asked = ("search", *QUICK, "--request-cap", "256", "--rate", "1000", "--sla", "tps>=50", "--policy", "fixed")

@@ -102,6 +102,7 @@ def test_rows_of_a_table_end_at_what_is_searched(loads: list[Load], cap: int, re
     assert max(load.most_running(cap, replicas) for load in loads) == ends[-1]
 
 
+@pytest.mark.slow
 def test_a_trial_at_several_loads_is_the_mean_of_trials_at_each(here: Any, plan_of: Any) -> None:
     found = {}
     for load in (BOTH, Users(4), Users(16)):
@@ -149,6 +150,7 @@ def test_an_export_needs_no_load_where_one_winner_serves_all(store: Store) -> No
         export_study(store, name, "vllm", 5)
 
 
+@pytest.mark.slow
 def test_users_of_a_service_in_gpus(store: Store) -> None:
     """As many as the winner holds on a machine, and machines for all of them."""
     name = started(
@@ -164,6 +166,7 @@ def test_users_of_a_service_in_gpus(store: Store) -> None:
     assert any(line.startswith(f"1,000 users need {gpus} GPUs") for line in capacity(load, study))
 
 
+@pytest.mark.slow
 def test_a_study_resumes_the_same_arrivals_or_none(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "arrivals.csv"
     file.write_text(before := "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 4},50,40\n" for i in range(40)))

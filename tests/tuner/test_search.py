@@ -82,6 +82,7 @@ def test_the_same_study_on_workers(store: Store, small: list[dict[str, Any]]) ->
     assert stored(store, there) == small
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_as_if_nothing_had_happened(store: Store, small: list[dict[str, Any]]) -> None:
     class Killed(BaseException):
         pass
@@ -193,6 +194,7 @@ def test_the_winner_keeps_the_bounds_on_prompts_the_search_has_not_seen(store: S
     }
 
 
+@pytest.mark.slow
 def test_what_decides_is_asked_of_what_is_to_be_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draws may decide against the search's winner: then it is their choice that a reader sets otherwise."""
     plainest = plain(OPTIONS["request_cap"])
@@ -351,6 +353,7 @@ def test_only_what_noise_cannot_explain_is_cut() -> None:
     assert not rung(90.0).clearly_worse(rung(100.0, broken=0.1))
 
 
+@pytest.mark.slow
 def test_more_trials_continue_a_search(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
     _, _, what, run = here(plan_of(seconds=4.0))
     first = search(replace(what, trials=16), [], [], run, lambda batch: None)
