@@ -21,6 +21,9 @@ MOST_TOKENS: Final = 10_000_000
 """No answer is longer."""
 _SLACK: Final = 1e-6
 
+UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
+"""What is told of scrapes of which nobody knows whether they are of one server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drafts:

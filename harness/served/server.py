@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
     NOTHING,
+    UNSAID,
     Drafts,
     Interval,
     Observation,
@@ -153,7 +154,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         gamma = _shared_gamma(drafting, settings)
         _check_lengths(drafting, gamma)
         by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method)))
-        notes += _checked(drafting)
+        notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
+        notes += [*_checked(drafting), *_averages_differ(drafting)]
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
     if not drafting:
         _check_told(observations, plain)
@@ -277,7 +279,8 @@ def _counted(drafting: Sequence[Observation], *, finds: bool) -> tuple[str, Draf
     whole = [one for one in drafting if one.drafts is not None and one.drafts.drafts]
     if not whole:
         one = drafting[0]
-        return one.source, NOTHING, one.length or math.nan
+        lengths = [own.length for own in drafting if own.length]
+        return one.source, NOTHING, sum(lengths) / len(lengths) if lengths else math.nan
     names = dict.fromkeys(one.source for one in whole)
     sets = [(name, pooled([one.drafts for one in whole if one.drafts and one.source == name])) for name in names]
     with_positions = [(name, drafts) for name, drafts in sets if drafts.accepted_at] or sets
@@ -292,6 +295,17 @@ def _lengths_known(source: str, drafts: Drafts, observations: Sequence[Observati
     gamma = max(len(drafts.accepted_at), *(_gamma(one) for one in own))
     requests, stretches = [i for one in own for i in one.told_apart], [i for one in own for i in one.intervals]
     return not are_short(drafts, gamma) or explained(requests, gamma) or explained(stretches, gamma)
+
+
+def _averages_differ(drafting: Sequence[Observation]) -> list[str]:
+    """What to know of averages of the same server that are far apart, of which nobody says how many drafts each is of."""
+    lengths = [one.length for one in drafting if one.length]
+    if any(one.drafts is not None and one.drafts.drafts for one in drafting) or len(lengths) < 2:
+        return []
+    if max(lengths) - min(lengths) <= 0.1 * min(lengths):
+        return []
+    told = ", ".join(f"{length:.2f}" for length in lengths)
+    return [f"the files' averages DIFFER ({told} tokens a draft): their mean is taken, for none says of how many it is"]
 
 
 def _checked(drafting: Sequence[Observation]) -> list[str]:
@@ -357,9 +371,22 @@ def _steps(observations: Sequence[Observation]) -> Observation | None:
     """The observation that knows best how many steps requests took: counted by the engine before worked out."""
     known = [one for one in observations if one.request_steps]
     exact = [one for one in known if one.engine_steps]
-    return max(
-        exact or [one for one in known if one.requests] or known, key=lambda one: one.request_steps or 0, default=None
-    )
+    most = exact or [one for one in known if one.requests] or known
+    best = max(most, key=lambda one: one.request_steps or 0, default=None)
+    if best is None or best.drafts is None:
+        return best
+    alike = [one for one in most if one.source == best.source and one.drafts is not None]
+    return replace(
+        best, drafts=pooled([one.drafts for one in alike if one.drafts is not None]),
+        requests=_sum(one.requests for one in alike), generated=_sum(one.generated for one in alike),
+        request_steps=_sum(one.request_steps for one in alike),
+    )  # fmt: skip
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Their sum; None where one is not known."""
+    found = list(values)
+    return None if None in found else sum(value or 0.0 for value in found)
 
 
 def _estimated(one: Observation) -> float | None:

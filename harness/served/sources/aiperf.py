@@ -35,7 +35,9 @@ class Aiperf:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All rows that were answered together."""
-        rows = [(text.name, row) for text in texts for row in text.documents()]
+        every = [(text.name, row) for text in texts for row in text.documents()]
+        rows = [(file, row) for file, row in every if _of(row, "metadata").get("benchmark_phase") != "warmup"]
+        warm = len(every) - len(rows)
         answered = [
             (file, row) for file, row in rows if not row.get("error") and not _of(row, "metadata").get("was_cancelled")
         ]
@@ -43,6 +45,7 @@ class Aiperf:
         known = [(file, row) for file, row in told if _output(row) is not None]
         unused, without = len(rows) - len(answered), len(told) - len(known)
         notes = [f"{unused} rows that failed or were cancelled left out"] * bool(unused)
+        notes += [f"{counted(warm, 'row')} of the warm-up left out"] * bool(warm)
         notes += [f"{counted(without, 'answer')} without a length left out"] * bool(without)
         if known:
             return [_observation(texts, known, len(answered) - len(told), notes)]

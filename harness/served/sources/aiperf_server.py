@@ -54,6 +54,8 @@ def _observation(text: Text, metrics: Mapping[str, Any]) -> Observation:
         except ValueError as error:
             raise InputError(f"{text.name}: {error}") from None
     models = {(one.get("labels") or {}).get("model_name", "") for one in _series(metrics, "vllm:generation_tokens")}
+    if len(models) > 1:
+        raise InputError(f"{text.name}: metrics of {len(models)} models ({', '.join(sorted(models))}): give those of one")
     slots, slots_s = total("vllm:inter_token_latency_seconds", "count"), total("vllm:inter_token_latency_seconds", "sum")
     steps = total("vllm:iteration_tokens_total", "count")
     return Observation(

@@ -26,7 +26,7 @@ class LlamaCppAnswers:
         for text in texts:
             for one in text.documents():
                 timings = _timings(one)
-                if timings is None:
+                if timings is None or _goes_on(one):
                     continue
                 found.append(_request(text, timings))
                 settings = one.get("generation_settings")
@@ -53,6 +53,14 @@ class LlamaCppAnswers:
                 told_apart=tuple(found), notes=tuple(notes),
             )
         ]  # fmt: skip
+
+
+def _goes_on(one: Mapping[str, Any]) -> bool:
+    """Whether it is a piece of a stream that more follow: its timings count from the beginning up to there."""
+    choices = one.get("choices")
+    pieces = [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+    chat = any("delta" in each or one.get("object") == "text_completion" for each in pieces)
+    return one.get("stop") is False or (chat and all(each.get("finish_reason") is None for each in pieces))
 
 
 def _timings(one: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -20,6 +21,10 @@ _DRAFTS: Final = re.compile(
 )
 _SUMS: Final = re.compile(r"statistics +([\w+-]+):.*#gen drafts = *(\d+),.*#gen tokens = *(\d+), #acc tokens = *(\d+)")
 """Sums over a slot's requests so far, of one way to draft."""
+_HALF: Final = 0.005
+"""By how much a mean length may be off as it is written."""
+_SURE: Final = 0.1
+"""Where that leaves less than this share of the number of drafts open, it is the mean's."""
 _POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
 _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
 _DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
@@ -58,7 +63,7 @@ class LlamaCppLog:
             without += left
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
             drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
-            most = max([most, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
+            most = max(most, _most(text))
         if not requests and not without and not any(_ENDS.search(text.text) for text in texts):
             raise InputError(
                 f"{texts[-1].name}: is of a server that has not answered a request yet; give what it wrote later, alone or "
@@ -87,6 +92,11 @@ class LlamaCppLog:
                 told_apart=tuple(requests), notes=tuple(notes),
             )
         ]  # fmt: skip
+
+
+def _most(text: Text) -> int:
+    """Tokens that a draft may have; 0 where the log does not say."""
+    return max([0, *(int(m[1]) for line in text.lines if (m := _MOST.search(line)))])
 
 
 def _longest(drafts: Drafts) -> int:
@@ -130,13 +140,13 @@ def _requests(text: Text) -> tuple[list[ServedRequest], int]:
     writers = list(by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS).values())
     if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
         writers = [text.lines]  # what stands before lines is no server's name
-    found, without = list[ServedRequest](), 0
+    found, without, size = list[ServedRequest](), 0, _most(text)
     for own in (one for lines in writers for one in _told(lines)):
         output = _OUTPUT.search(own.get("output", ""))
         if output is None:
             continue
         try:
-            drafts = _drafts(own)
+            drafts = _drafts(own, size)
         except ValueError as error:
             raise InputError(f"{text.name}: {own['drafts'].strip()}: {error}") from None
         if drafts is None:
@@ -152,22 +162,35 @@ def _requests(text: Text) -> tuple[list[ServedRequest], int]:
     return found, without
 
 
-def _drafts(own: dict[str, str]) -> Drafts | None:
-    """What became of a request's drafts: `NOTHING` without any, None where their number cannot be told."""
+def _drafts(own: dict[str, str], size: int) -> Drafts | None:
+    """What became of a request's drafts, of `size` tokens at most (0: nobody says): `NOTHING` without any, None where their
+    number cannot be told."""
     line = _DRAFTS.search(own.get("drafts", ""))
     if line is None:
         return NOTHING
     accepted, drafted = int(line[2]), int(line[3])
     if not drafted:
         return NOTHING
-    if accepted and line[4] is not None and float(line[4]) > 1:
-        number = float(max(1, round(accepted / (float(line[4]) - 1))))
+    if accepted and line[4] is not None:
+        number = _rounded(accepted, drafted, float(line[4]), size, own)
     elif not (number := _counted(own.get("grown", ""), drafted, accepted)):
         return None
     at = _POSITIONS.search(own.get("at", ""))
     none = () if accepted else (0.0,) * max(1, round(drafted / number))
     counts = tuple(round(float(share) * number) for share in at[1].split(",")) if at else none
     return Drafts(drafts=number, drafted=drafted, accepted=accepted, accepted_at=tuple(map(float, counts)))
+
+
+def _rounded(accepted: int, drafted: int, mean: float, size: int, own: dict[str, str]) -> float:
+    """Drafts of which a mean of tokens, written to 0.01, is: of those that it leaves open, as few as their size lets, since
+    most drafts are whole where little is accepted."""
+    most = accepted / (mean - 1 - _HALF) if mean - 1 > _HALF else math.inf
+    least = accepted / (mean - 1 + _HALF)
+    if most - least < 1 + _SURE * least:
+        return float(max(1, round(accepted / (mean - 1))))
+    output = _OUTPUT.search(own.get("output", ""))
+    most = min(most, float(output[2]) if output else math.inf, drafted)
+    return float(max(1, round(min(max(least, drafted / size if size else least), most))))
 
 
 def _counted(grown: str, drafted: int, accepted: int) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from harness.served.observed import UNSAID
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -20,6 +21,8 @@ _SAMPLE: Final = re.compile(
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 _NAMES: Final = ("engine", "instance", "pod")
 """Labels that name a server, or one of its engines."""
+_SURE: Final = ("instance", "pod")
+"""Those that name no engine within a server alone."""
 _FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp|trtllm)_")
 """How collectors that know no colons write the names, and TensorRT-LLM itself."""
 
@@ -141,7 +144,7 @@ def remarks(found: Sequence[Window]) -> list[str]:
     if len(found) > 1:
         told.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
     if any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found):
-        told.append("the scrapes do not say when the server began: had it begun anew in between, this would be wrong")
+        told.append(UNSAID)
     return told
 
 
@@ -171,6 +174,39 @@ def in_all(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts]) -> C
     return lambda scrape: {
         name: value for name, value in counters(scrape).items() if name in shared or name.startswith("at ")
     }
+
+
+_ENOUGH: Final = 100
+"""Drafts of which an average is judged."""
+_FAR: Final = 0.25
+"""Share by which what drafts gave between two scrapes may differ from what they gave up to each."""
+
+
+def _check_of_one(own: Sequence[Scrape], first: Counts, last: Counts, grown: Counts) -> None:
+    """Raise InputError where nothing says that scrapes are of one server, and what lies between is like neither's past."""
+    if own[0].began is not None or any(own[0].labels(label) for label in _SURE):
+        return
+    between, past = _per_draft(grown), [one for one in (_per_draft(first), _per_draft(last)) if one is not None]
+    if between is None or not past or any(abs(between / one - 1) <= _FAR for one in past):
+        return
+    told = " and ".join(f"{one:.2f}" for one in past)
+    raise InputError(
+        f"{own[0].text.name} and {own[-1].text.name}: neither says which server it is of or when that began; between them a "
+        f"draft would have given {between:.2f} tokens, and up to each {told}: two servers' scrapes? Give those of one, or "
+        "two of each"
+    )
+
+
+def _per_draft(counts: Counts) -> float | None:
+    """Tokens of a draft by counters of drafts, or of verifications and what was generated; None where they are few."""
+    drafts = counts.get("drafts", counts.get("steps", 0.0))
+    if drafts < _ENOUGH:
+        return None
+    if "accepted" in counts:
+        return 1 + counts["accepted"] / drafts
+    if {"generated", "requests"} <= counts.keys():
+        return max((counts["generated"] - counts["requests"]) / drafts, 0.01)
+    return None
 
 
 def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> list[Window]:
@@ -203,5 +239,7 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
                     f"{before.text.name} and {after.text.name}: {clock} rises from one to the other while {fell[0]} falls: "
                     "scrapes of two servers, or of one that began anew; give those of one"
                 )
-        found.append(Window(tuple(own), {name: value - first.get(name, 0.0) for name, value in last.items()}, False))
+        grown = {name: value - first.get(name, 0.0) for name, value in last.items()}
+        _check_of_one(own, first, last, grown)
+        found.append(Window(tuple(own), grown, False))
     return found

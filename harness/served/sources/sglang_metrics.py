@@ -63,9 +63,9 @@ class SglangMetrics:
                 source=self.name, files=tuple(text.name for text in texts),
                 settings=Settings(
                     engine="SGLang", model=models[0] if models else "", gamma=gamma, adaptive=bool(caps),
-                    speculates=True if length else None,
+                    speculates=True if length or gamma else None,
                 ),
-                drafts=None if length else NOTHING, length=length, intervals=tuple(_intervals(scrapes, length)),
+                drafts=None if length or gamma else NOTHING, length=length, intervals=tuple(_intervals(scrapes, length)),
                 notes=tuple(notes),
             )
         ]  # fmt: skip

@@ -56,6 +56,9 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
         notes.append("its acceptance rate is in percent, its rates by position are shares of drafts")
     users, model = one.get("max_concurrency"), str(one.get("model_id") or "")
     output, requests = count("total_output_tokens"), count("completed")
+    if users is None and (inside := _inside(one, requests)) is not None:
+        users = inside
+        notes.append(f"about {inside:,.0f} requests were inside at a time, by their number and times (Little's law)")
     points: tuple[Point, ...] = ()
     if isinstance(users, int | float) and users > 0 and drafts is not None:
         what = "speculating" if speculates else "none"
@@ -70,6 +73,17 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
         drafts=drafts, requests=requests, prompt_tokens=count("total_input_tokens"), generated=output,
         request_steps=steps, points=points, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _inside(one: Mapping[str, Any], requests: float) -> float | None:
+    """Requests inside at a time on average, where nobody set how many: those that came, each for as long as it took."""
+    first, token = one.get("mean_ttft_ms"), one.get("mean_tpot_ms")
+    took, duration, output = one.get("mean_e2el_ms"), one.get("duration"), one.get("total_output_tokens")
+    if not isinstance(took, int | float) and all(isinstance(x, int | float) for x in (first, token, output)) and requests:
+        took = first + token * max(output / requests - 1, 0)  # type: ignore[operator]
+    if not isinstance(took, int | float) or not isinstance(duration, int | float) or duration <= 0:
+        return None
+    return max(1.0, float(f"{requests * took / 1e3 / duration:.3g}"))
 
 
 def _drafts(text: Text, one: Mapping[str, Any], number: float, count: Callable[[str], float]) -> Drafts:

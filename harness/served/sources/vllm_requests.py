@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from harness.served.observed import (
     Drafts,
@@ -16,8 +16,12 @@ from harness.served.observed import (
     pooled,
 )
 from harness.served.text import Text
+from simulator.bodies import RESPONSES, opened
 from simulator.errors import InputError
 from simulator.numbers import counted
+
+_LEAST: Final = 8
+"""Characters of an id that no other answer has."""
 
 
 class VllmRequests:
@@ -32,13 +36,18 @@ class VllmRequests:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All answers together."""
-        found, gammas, models, without, endless = list[ServedRequest](), set[int](), set[str](), 0, 0
+        found, gammas, models, endless = list[ServedRequest](), set[int](), set[str](), 0
+        seen, silent, without = set[str](), set[str](), 0
         for text in texts:
             for one in answers_of(text):
-                told = _told(one)
-                if told is None:
-                    without += "usage" in one
+                told, name = _told(one), _id(one)
+                if told is None:  # a stream's pieces have the id of the last, which tells
+                    silent |= {name} - {""} if "usage" in one else set()
+                    without += "usage" in one and not name
                     continue
+                if name in seen:
+                    continue  # an answer that is there again
+                seen |= {name} - {""}
                 usage = one.get("usage") or {}  # of /v1/responses, output and input
                 output, prompt = (
                     usage.get(name, usage.get(other))
@@ -54,16 +63,24 @@ class VllmRequests:
                 f"{texts[0].name}: no answer says its completion_tokens; streams do with stream_options "
                 '{"include_usage": true}'
             )
+        without += len(silent - seen)
         notes = [f"{counted(endless, 'answer')} without completion_tokens left out"] * bool(endless)
         return [observation_of(self.name, texts, found, gammas, models, without, notes=notes)]
 
 
+def _id(one: Mapping[str, Any]) -> str:
+    """What an engine calls an answer, as `chatcmpl-a101bb65`; empty for what may be another's too."""
+    name = str(one.get("id") or "")
+    return name if len(name) >= _LEAST else ""
+
+
 def answers_of(text: Text) -> Iterator[Mapping[str, Any]]:
-    """Answers, as they are or as batches and gateways keep them: in `response`, or in its `body`."""
+    """Answers, as they are or as batches and gateways keep them: in `response` and its like, or its `body`, also as text."""
     for one in text.documents():
-        inner = one.get("response")
-        inner = inner.get("body", inner) if isinstance(inner, dict) else None
-        yield inner if isinstance(inner, dict) and "metrics" not in one else one
+        held = (opened(one[name]) for name in RESPONSES if name in one)
+        inner = (opened(each.get("body", each)) for each in held if isinstance(each, dict))
+        answers = [each for each in inner if isinstance(each, dict)]
+        yield one if _told(one) is not None or not answers else answers[0]
 
 
 def _told(one: Mapping[str, Any]) -> Mapping[str, Any] | None:
