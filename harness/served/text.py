@@ -446,21 +446,51 @@ def _unwrapped(text: str) -> str:
 
 
 def _queried(data: Mapping[str, Any]) -> str:
-    """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none."""
-    at: dict[float, list[str]] = {}
-    series = data.get("result")
-    for one in series if isinstance(series, list) else ():
+    """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none. A counter goes on
+    rising where its server began anew, and stands still where it was not scraped: so its growth is that of each series."""
+    series, times = list[tuple[str, bool, dict[float, str]]](), set[float]()
+    found = data.get("result")
+    for one in found if isinstance(found, list) else ():
         if not isinstance(one, dict) or not isinstance(one.get("metric"), dict):
             continue
         labels = dict(one["metric"])
         name = labels.pop("__name__", "")
         told = ",".join(f"{key}={json.dumps(str(value))}" for key, value in labels.items())
         values = one.get("values")
-        for pair in values if isinstance(values, list) else [one.get("value")]:
-            # Native histograms have neither.
-            if name and isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int | float):
-                at.setdefault(float(pair[0]), []).append(f"{name}{{{told}}} {pair[1]}\n")
-    return "".join(line for time in sorted(at) for line in at[time])
+        pairs = [  # native histograms have neither
+            pair for pair in (values if isinstance(values, list) else [one.get("value")])
+            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int | float)
+        ]  # fmt: skip
+        if name and pairs:
+            counter = name.endswith(_COUNTERS)
+            own = {float(at): str(value) for at, value in pairs}
+            series.append((f"{name}{{{told}}}", counter, _risen(own) if counter else own))
+            times |= own.keys()
+    lines, last = list[str](), {told: next(iter(own.values())) for told, _, own in series}
+    for time in sorted(times):
+        for told, counter, own in series:
+            if counter or time in own:
+                last[told] = own.get(time, last[told])
+                lines.append(f"{told} {last[told]}\n")
+    return "".join(lines)
+
+
+_COUNTERS: Final = ("_total", "_sum", "_count", "_bucket")
+"""How counters' names end."""
+
+
+def _risen(values: dict[float, str]) -> dict[float, str]:
+    """A counter's values by time, each with all that it had counted when it fell to nothing before."""
+    found, before, lost = dict[float, str](), 0.0, 0.0
+    for time in sorted(values):
+        try:
+            now = float(values[time])
+        except ValueError:
+            return values  # whoever reads it says so
+        lost += before if now < before else 0.0
+        before = now
+        found[time] = values[time] if not lost else repr(now + lost)
+    return found
 
 
 def _joined(text: str) -> str:
