@@ -119,8 +119,16 @@ def opening_prompts(texts: Sequence[Text]) -> dict[str, tuple[int, ...]]:
 
 def _fraction(prompt: tuple[int, ...]) -> float:
     """A number in [0, 1) that a prompt has."""
-    digest = hashlib.sha256(np.asarray(prompt, dtype=np.int64).tobytes()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(_hashed(prompt)[:8], "big") / 2**64
+
+
+def known_by(prompt: tuple[int, ...]) -> str:
+    """What a prompt is known by beside a checkpoint that was trained on it: 12 hexadecimal digits of its tokens' hash."""
+    return _hashed(prompt).hex()[:12]
+
+
+def _hashed(prompt: tuple[int, ...]) -> bytes:
+    return hashlib.sha256(np.asarray(prompt, dtype=np.int64).tobytes()).digest()
 
 
 def overlap(parts: Split) -> tuple[float, float]:

@@ -348,6 +348,11 @@ def _say_run(suite: Suite, plan: RecordingPlan, run_id: str, checked: Checked, w
     if checked.target["dated"]:
         watcher.say(f"the target's chat template asks for today's date: it is told {suite.file.generation.today} on any day")
     for drafter, of in checked.drafters.items():
+        if seen := of.get("training", {}).get("prompts_seen"):
+            watcher.say(
+                f"{drafter} was trained on {seen:,} of these {counted(len(suite.prompts), 'prompt')}: what it accepts of "
+                "them is more than of others"
+            )
         own = of.get("training", {}).get("facts", {}).get("target_hash", checked.target["hash"])
         if own != checked.target["hash"]:
             watcher.say(

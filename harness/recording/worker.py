@@ -26,6 +26,7 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.loading import check_files
 from drafters.precision import choose_dtype
 from drafters.target import Target
+from drafters.training.texts import known_by
 from harness.recording.pair import Pair, choose_drafters, load_pair
 from harness.recording.responses import GivenResponse
 from harness.recording.suite import Generation, Prompt
@@ -209,6 +210,9 @@ class Recorder:
             "device": self.target.device.type,
         }
         drafters, cannot_decode, cannot_generate = {name: self._describe(name) for name in self.sources}, None, None
+        for name, of in drafters.items():
+            if "training" in of:
+                of["training"]["prompts_seen"] = self._seen(name, prompts)
         if self.target.cannot_decode is not None:
             cannot_decode = f"target {self.target.name}: cannot decode live: {self.target.cannot_decode}"
             try:
@@ -429,6 +433,14 @@ class Recorder:
             **told,
         }
 
+    def _seen(self, drafter: str, prompts: Sequence[Prompt]) -> int:
+        """How many of some prompts a drafter was trained on, as far as what lies beside it says."""
+        learnt = set(_told_of(find_folder(self.sources[drafter])).get("trained_on", ()))
+        if not learnt:
+            return 0
+        asked = ([*p.opening, {"role": "user", "content": p.turns[0]}] for p in prompts)
+        return sum(known_by(self._encoded(history)) in learnt for history in asked)
+
     def _host(self) -> dict[str, Any]:
         cpu = platform.processor() or platform.machine()
         if Path("/proc/cpuinfo").exists():
@@ -492,11 +504,18 @@ class Recorder:
 
 def _training(folder: Path) -> dict[str, Any]:
     """How a drafter was trained, where a file beside its weights says so as `harness train` writes it."""
+    told = _told_of(folder)
+    kept = ("steps", "best_step", "evaluated", "facts")
+    return {"training": {name: told[name] for name in kept}} if told.keys() >= {*kept} else {}
+
+
+def _told_of(folder: Path) -> dict[str, Any]:
+    """What a file beside a drafter's weights says of its training; nothing where there is none."""
     try:
         told = json.loads((folder / TRAINED).read_text(encoding="utf-8"))
-        return {"training": {name: told[name] for name in ("steps", "best_step", "evaluated", "facts")}}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _named(prompt_id: str, turn: int) -> str:

@@ -18,6 +18,7 @@ from drafters.conversion import TRAINED
 from drafters.training.design import save_made
 from drafters.training.held_out import Drafting
 from drafters.training.loop import STATE, Evaluated, Processes, Trainer, Watch
+from drafters.training.texts import known_by, opening_prompts
 from harness import stops
 from harness.cluster import Cluster
 from harness.console import Watcher
@@ -139,6 +140,7 @@ def _written(plan: TrainingPlan, prepared: Prepared, trainer: Trainer, folder: P
     made = {
         "version": 1, "git_revision": git_revision(), "packages": package_versions(), "plan": plan, "facts": prepared.facts,
         "steps": trainer.step, "best_step": trainer.best.step, "evaluated": trainer.evaluated,
+        "trained_on": sorted({known_by(prompt) for prompt in opening_prompts(prepared.material.texts).values()}),
     }  # fmt: skip
     (folder / TRAINED).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
 

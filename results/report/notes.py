@@ -149,6 +149,12 @@ def notices(run: Provenance, missing: pl.DataFrame, *, several: bool = False) ->
             "They are made to differ so much that intervals over prompts are about as wide as those of what was counted; "
             "which of them is easy, and counts of drafts, are of what was made."
         )
+    found += [
+        f"{one.name} was trained on {one.prompts_seen:,} of these {counted(run.prompts, 'prompt')}: what it accepts of them "
+        "is more than of others."
+        for one in run.drafters
+        if one.prompts_seen
+    ]
     if run.finished_at is None:
         found.append("This run did not finish, or has not yet: everything here is about what it has recorded so far.")
     for (drafter,), rows in missing.group_by("drafter", maintain_order=True):

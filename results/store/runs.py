@@ -70,6 +70,8 @@ class DeclaredDrafter:
     checkpoint_hash: str | None
     read_as: str = ""
     """The published format that it was read from and how, in a line; empty where that is not known."""
+    prompts_seen: int = 0
+    """Prompts of the run that it was trained on, as far as its checkpoint tells."""
 
 
 def drafts_of(run: Mapping[str, Any], drafting: str) -> str:
@@ -189,6 +191,7 @@ def provenance(con: duckdb.DuckDBPyConnection, run_id: str) -> Provenance:
             gamma=settings.get("gamma", 0),
             checkpoint=settings.get("checkpoint"),
             checkpoint_hash=settings.get("checkpoint_hash"),
+            prompts_seen=int(settings.get("training", {}).get("prompts_seen", 0)),
             read_as=read_as(settings),
         )
         for name, settings in json.loads(run["drafters"]).items()

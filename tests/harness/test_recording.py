@@ -20,6 +20,7 @@ import harness.recording.worker
 from drafters.checkpoints import folder_hash
 from drafters.generation import respond
 from drafters.target import Target
+from drafters.training.texts import known_by
 from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.recording.plan import RecordingPlan
@@ -27,6 +28,7 @@ from harness.recording.run import estimate, resume_run, start_run
 from harness.recording.suite import Generation, Prompt
 from harness.recording.worker import Recorder, RecorderOptions, Unit, conversation_tokens
 from results.comparison import compare
+from results.report.compose import compose
 from results.store.database import Store
 from results.store.runs import provenance
 from simulator.errors import InputError
@@ -462,6 +464,26 @@ def test_a_probe_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = recorder.probe([Prompt("t", "math", "t/0", ("1 + 1?",))], 5)
     assert seen == [5, 5 + 7]  # a warm-up, and a response with what acceptances need beyond it
     assert probe.generate_s > 0
+
+
+def test_prompts_that_a_drafter_was_trained_on_are_told(suite: str, tmp_path: Path) -> None:
+    """By their tokens, as the target is asked them: one of the two."""
+    shutil.copytree(TINY / "mtp", tmp_path / "mine")
+    target = changed_target(tmp_path / "target")
+    pair = pair_of(target, drafters={"mine": str(tmp_path / "mine")})
+    asked = Target.load(str(target)).encode_chat([{"role": "user", "content": "Name a colour."}])
+    facts = {"target_hash": folder_hash(target)}
+    told = {"steps": 1, "best_step": 1, "evaluated": [], "facts": facts, "trained_on": [known_by(tuple(asked)), "0" * 12]}
+    (tmp_path / "mine" / "training.json").write_text(json.dumps(told))
+    said: list[str] = []
+    watcher = Watcher(said.append, lambda stage, done, total: None)
+    store, short = Store(tmp_path / "specyard.duckdb"), Generation(temperature=0.0, max_new_tokens=4)
+    run_id = start_run(plan(suite, short, pair=pair, drafters=None), store, CLUSTER, watcher)
+    assert any(line.startswith("mine was trained on 1 of these 2 prompts") for line in said)
+    assert store.run(run_id)["drafters"]["mine"]["training"]["prompts_seen"] == 1
+    assert "trained_on" not in store.run(run_id)["drafters"]["mine"]["training"]
+    with store.reading() as connection:
+        assert any("was trained on 1 of these 2 prompts" in one for one in compose(connection, run_id).notices)
 
 
 @pytest.mark.parametrize("same", [False, True])

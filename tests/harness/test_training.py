@@ -156,6 +156,8 @@ def test_its_json_is_documented_and_its_lines_say_what_was_found(here: Path) -> 
     assert kept["plan"]["design"]["kind"] == "mtp"
     assert [e["step"] for e in kept["evaluated"]] == [0, 2, 4]
     assert kept["facts"]["seconds"] == trained["facts"]["seconds"] > 0
+    assert len(kept["trained_on"]) > 0
+    assert all(re.fullmatch("[0-9a-f]{12}", one) for one in kept["trained_on"])
     modes = {(here / "new" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1  # a server of another user reads both or none
     assert trained["best_step"] in {e["step"] for e in trained["evaluated"]}
