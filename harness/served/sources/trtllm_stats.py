@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -34,13 +35,14 @@ class TrtllmStats:
         if not steps:
             raise InputError(f"{texts[0].name}: no iteration in it generated anything")
         sizes = Counter(_size(drafts) for _, _, drafts, _ in steps if drafts is not None)
-        gamma = max(sizes, default=0)
+        gamma = _gamma([(running, drafts) for running, _, drafts, _ in steps if drafts is not None])
         notes = ["an average of every iteration, the bonus token included; no positions"]
         shorter = sum(number for size, number in sizes.items() if size != gamma)
         if shorter:
+            other = "other numbers of" if max(sizes) > gamma else f"less than {gamma}"
             notes.append(
-                f"{counted(shorter, 'iteration')} drafted less than {gamma} tokens a request, by batch size or by what was "
-                "found: what was accepted there is left out of the average"
+                f"{counted(shorter, 'iteration')} drafted {other} tokens a request, by batch size or by what was found: what "
+                "was accepted there is left out of the average"
             )
         kept = [drafts for _, _, drafts, _ in steps if drafts is not None and _size(drafts) == gamma]
         total = pooled(kept)
@@ -62,6 +64,20 @@ class TrtllmStats:
                 notes=tuple(notes),
             )
         ]  # fmt: skip
+
+
+def _gamma(drafted: Sequence[tuple[float, Drafts]]) -> int:
+    """K, of (running, drafts) of iterations: the longest drafts; where fewer tokens are drafted the more run, as a schedule by
+    batch size has it, those that most requests had."""
+    running, requests = dict[int, list[float]](), Counter[int]()
+    for batch, drafts in drafted:
+        size = _size(drafts)
+        running.setdefault(size, []).append(batch)
+        requests[size] += round(drafts.drafts)
+    sizes = sorted(running, reverse=True)
+    if len(sizes) > 1 and all(max(running[a]) < min(running[b]) for a, b in itertools.pairwise(sizes)):
+        return requests.most_common(1)[0][0]
+    return max(sizes, default=0)
 
 
 def _step(row: Mapping[str, Any]) -> tuple[float, float, Drafts | None, bool] | None:

@@ -180,3 +180,22 @@ def test_a_gauge_that_was_never_set_is_no_baseline(tmp_path: Path) -> None:
     idle = "".join(line + "\n" for line in sglang(100_000, 1_000, 0).splitlines() if "verify" not in line)
     with pytest.raises(InputError, match="does not say how many drafts there were"):
         served(tmp_path, a=idle)
+
+
+@pytest.mark.parametrize(("few", "k", "length"), [(10, 2, 2.0), (9_000, 4, 3.0)])
+def test_of_a_schedule_by_batch_size_the_k_that_most_requests_had_is_told(
+    few: int, k: int, length: float, tmp_path: Path
+) -> None:
+    """Four drafted tokens where 4 ran, of which half were accepted; two where 32 ran, likewise, ninety times."""
+    rows = [(4, 4)] * few + [(32, 2)] * 90
+    text = "".join(
+        json.dumps({
+            "iter": i, "iterLatencyMS": 10.0, "numActiveRequests": running,
+            "inflightBatchingStats": {"numGenRequests": running, "numContextRequests": 0},
+            "specDecodingStats": {"numDraftTokens": size * running, "numRequestsWithDraftTokens": running,
+                                  "numAcceptedTokens": size * running // 2},
+        }) + "\n"
+        for i, (running, size) in enumerate(rows)
+    )  # fmt: skip
+    found = served(tmp_path, a=text)
+    assert (found.gamma, found.length) == (k, pytest.approx(length))
