@@ -41,8 +41,8 @@ class TrtllmStats:
         if shorter:
             other = "other numbers of" if max(sizes) > gamma else f"less than {gamma}"
             notes.append(
-                f"{counted(shorter, 'iteration')} drafted {other} tokens a request, by batch size or by what was found: what "
-                "was accepted there is left out of the average"
+                f"{counted(shorter, 'iteration')} drafted {other} tokens a request, by batch size or by what was found: "
+                "what was accepted there is left out of the average"
             )
         kept = [drafts for _, _, drafts, _ in steps if drafts is not None and _size(drafts) == gamma]
         total = pooled(kept)
@@ -67,8 +67,8 @@ class TrtllmStats:
 
 
 def _gamma(drafted: Sequence[tuple[float, Drafts]]) -> int:
-    """K, of (running, drafts) of iterations: the longest drafts; where fewer tokens are drafted the more run, as a schedule by
-    batch size has it, those that most requests had."""
+    """K, of (running, drafts) of iterations: the longest drafts; where fewer tokens are drafted the more run, as a schedule
+    by batch size has it, those that most requests had."""
     running, requests = dict[int, list[float]](), Counter[int]()
     for batch, drafts in drafted:
         size = _size(drafts)

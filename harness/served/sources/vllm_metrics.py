@@ -123,9 +123,14 @@ def _observation(
 def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
     whole, accepted = sum(grown.get(f"at {k}", 0.0) for k in range(gamma)), grown.get("accepted", 0.0)
     apart = abs(whole - accepted) > max(_ROUND, 0.005 * accepted) or not {"drafted", "accepted"} <= grown.keys()
-    if grown["drafts"] and (apart or grown["drafted"] > grown["drafts"] * gamma + 0.5):
+    if grown["drafts"] and apart:
         raise InputError(
             f"{text.name}: {accepted:,.0f} tokens were accepted, {whole:,.0f} of them at the {gamma} positions that it has: "
+            "it was cut, or filtered"
+        )
+    if grown["drafts"] and grown["drafted"] > grown["drafts"] * gamma + max(_ROUND, 0.005 * grown["drafted"]):
+        raise InputError(
+            f"{text.name}: {grown['drafted']:,.0f} tokens were drafted in {grown['drafts']:,.0f} drafts of {gamma} at most: "
             "it was cut, or filtered"
         )
     try:

@@ -199,3 +199,18 @@ def test_of_a_schedule_by_batch_size_the_k_that_most_requests_had_is_told(
     )  # fmt: skip
     found = served(tmp_path, a=text)
     assert (found.gamma, found.length) == (k, pytest.approx(length))
+
+
+def test_a_scrape_that_was_torn_by_a_few_tokens_is_read(tmp_path: Path) -> None:
+    """Counters of one scrape are read one after another, while requests go on; far apart they are refused."""
+
+    def scrape(drafted: int) -> str:
+        counts = {"drafts": 1_000, "draft_tokens": drafted, "accepted_tokens": 3_000}
+        at = "".join(f'{SPEC}accepted_tokens_per_pos_total{{position="{k}"}} 600\n' for k in range(5))
+        return (
+            at + "".join(f"{SPEC}{name}_total {n}\n" for name, n in counts.items()) + "vllm:generation_tokens_total 4000\n"
+        )
+
+    assert served(tmp_path, a=scrape(5_015)).drafts.accepted == 3_000
+    with pytest.raises(InputError, match="6,000 tokens were drafted in 1,000 drafts of 5 at most"):
+        served(tmp_path, a=scrape(6_000))
