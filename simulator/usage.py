@@ -38,7 +38,7 @@ class Used(NamedTuple):
     answer_field: str
     """Where it would stand."""
     cached: int
-    """Of the prompt's, those that came from a cache."""
+    """Those of the prompt that came from a cache."""
 
 
 def used(row: Row) -> Used | None:

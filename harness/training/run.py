@@ -94,7 +94,7 @@ def sit_down(folder: Path) -> None:
 
 
 def seconds_of(folder: Path) -> float:
-    """Of all sittings up to now."""
+    """Seconds of all sittings, up to now."""
     told = json.loads((folder / _SITTINGS).read_text(encoding="utf-8"))
     return float(told["spent_s"]) + max(0.0, time.time() - float(told["began"]))
 
