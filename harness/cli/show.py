@@ -152,7 +152,15 @@ def _print_lengths(
             speed = "" if way == "greedy" and not timed else _speed_cell(timed)
             lines.append([label, *found, speed])
     heads = ["accepted length τ, ± 95 %", *domains, "speed, one request"]
+    unmeasured = all(line[-1] in ("", _UNMEASURED) for line in lines)
+    if unmeasured:  # its room is the domains'
+        heads, lines = heads[:-1], [line[:-1] for line in lines]
     print_table(console, heads, lines, [domain for domain in reversed(domains) if domain != "all"])
+    if unmeasured:
+        say(console, f"speed, one request: {_UNMEASURED}")
+
+
+_UNMEASURED = "not measured"
 
 
 def _tau_cell(row: dict[str, Any]) -> str:
@@ -165,7 +173,7 @@ def _tau_cell(row: dict[str, Any]) -> str:
 
 def _speed_cell(rows: list[dict[str, Any]]) -> str:
     if not rows or rows[0]["speedup"] is None:
-        return "not measured"
+        return _UNMEASURED
     row = rows[0]
     interval = f"  ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
     return f"{row['speedup']:.2f}×{interval}"
