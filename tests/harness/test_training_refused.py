@@ -13,7 +13,15 @@ import pytest
 
 from harness.training.material import load_target
 from simulator.errors import InputError
-from tests.harness.test_training import SHORT, micro, planned, ran
+from tests.harness.test_training import SHORT, answers, micro, planned, ran
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands run in, with answers to train on."""
+    monkeypatch.chdir(tmp_path)
+    answers(tmp_path / "a.jsonl")
+    return tmp_path
 
 
 @pytest.mark.parametrize(("temperature", "said"), [(1.0, "nats more surprising than its own"), (0.0, "cannot come from")])
