@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from simulator import gateways
 from simulator.errors import InputError
-from simulator.fields import EPOCHS, number, time_s, tokens
+from simulator.fields import EPOCHS, SINCE_2100, number, time_s, tokens
 from simulator.gateways import Facts
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
@@ -46,8 +46,6 @@ _OF_SERVERS = (
 """Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
 _SINCE_1970 = 1e9
 """Where all times are above they are since 1970 in any unit, also where a form counts from its own beginning."""
-_SINCE_2100 = 4.1e9
-"""Seconds since 1970 of which no log has any yet: such numbers count from elsewhere, as from when a machine was started."""
 _PLAUSIBLE_PER_S = (0.05, 100.0)
 """Requests a second: a service outside of these may be one whose times have another unit."""
 _GRAINS_S = (3600, 1800, 900, 600, 300, 120, 60, 30, 20, 15, 10, 5, 3, 2, 1, 0.5, 0.25, 0.2, 0.1)
@@ -409,7 +407,7 @@ def _relative(row: Row, name: str) -> float:
 
 def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64]:
     """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
-    if came.min() < _SINCE_1970 or _SINCE_2100 < came.max() < EPOCHS[-1][0]:
+    if came.min() < _SINCE_1970 or SINCE_2100 < came.max() < EPOCHS[-1][0]:
         return came * (1e-3 if unit == "milliseconds" else 1.0)
     units = np.select([came > above for above, _ in EPOCHS], [in_s for _, in_s in EPOCHS], 1.0)
     return np.asarray(came * units, np.float64)

@@ -14,11 +14,11 @@ EPOCHS: Final = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Numbers above the first are times since 1970 in units of so many seconds."""
 _MOST_TOKENS: Final = 10**9
 """No request has more."""
-_SINCE_2100: Final = 4.1e9
-"""Seconds since 1970 of which no log has any yet."""
+SINCE_2100: Final = 4.1e9
+"""Seconds since 1970 of which no log has any yet: such numbers count from elsewhere, as from when a machine was started."""
 _WRITTEN: Final = ("%d/%b/%Y:%H:%M:%S %z", "%b %d, %Y @ %H:%M:%S.%f", "%b %d, %Y @ %H:%M:%S")
 """How web servers write the time of day, and Kibana."""
-BLANK: Final = (None, "", "-")
+_BLANK: Final = (None, "", "-")
 """Where a value would stand, and none does."""
 _BLANK_WORDS: Final = frozenset({"nan", "null", "none", "n/a", "na"})
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -49,7 +49,7 @@ def tokens(row: Row, name: str, *, least: Literal[0, 1] = 1) -> int:
 def is_blank(value: object) -> bool:
     """Whether no value stands there, as tables and gateways write that: empty, a dash, a word for nothing, no number."""
     if isinstance(value, str):
-        return value.strip() in BLANK or value.strip().casefold() in _BLANK_WORDS
+        return value.strip() in _BLANK or value.strip().casefold() in _BLANK_WORDS
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -66,7 +66,7 @@ def time_s(text: object) -> float:
     if not math.isfinite(value):
         raise ValueError(f"time {text}: is not finite")
     seconds = value * next((unit for above, unit in EPOCHS if value > above), 1.0)
-    if seconds > _SINCE_2100:
+    if seconds > SINCE_2100:
         raise ValueError(f"time {text}: is neither ISO 8601 nor a time since 1970 in s, ms, µs or ns")
     return seconds
 

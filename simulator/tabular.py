@@ -82,9 +82,8 @@ def text_of(file: Path, newline: str) -> io.TextIOWrapper:
     with file.open("rb") as raw:
         begins = raw.read(6)
     unpacked = next((opens for magic, opens in _PACKED if begins.startswith(magic)), lambda file: file.open("rb"))
-    if unpacked is not None and not begins.startswith(_OF_TWO_BYTES):
-        with unpacked(file) as raw:
-            begins = _peeked(raw)
+    with unpacked(file) as raw:
+        begins = _peeked(raw)
     encoding = "utf-16" if begins.startswith(_OF_TWO_BYTES) else "utf-8-sig"
     return io.TextIOWrapper(unpacked(file), encoding=encoding, newline=newline)
 

@@ -258,8 +258,11 @@ def _why(advice: Advice) -> list[str]:
                 + ("these files cannot tell; see what to measure next" if worth else "not worth a restart")
             )
     else:
-        known = bool(advice.server.running or advice.server.points)
-        loads = "at the loads that were served" if known else "at one request at a time, for no file says how many ran"
+        loads = (
+            "at the loads that were served"
+            if advice.server.knows_load
+            else "at one request at a time, for no file says how many ran"
+        )
         lines.append(f"expected: {_signed(advice.gain)} tokens a second {loads}")
     if advice.off_above is not None:
         turn = advice.off_above

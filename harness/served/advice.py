@@ -359,7 +359,7 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
         said.append(untold)
     elif acceptance.shortener == "drafter" and not any(one.verified for one in server.told_apart):
         said.append("how long drafts were, but for their mean: lengths are taken to be geometric up to K")
-    if not server.running and not server.points:
+    if not server.knows_load:
         said.append(
             "how many requests ran at a time: no file says it, and what is weighed is one at a time; at more a draft costs "
             "more. A log, or scrapes with the gauge of running requests, say it"

@@ -128,6 +128,11 @@ class Server:
         """Requests that ran, by stretches in which some did, each as often as it is long."""
         return tuple(sorted(one.running for one in self._stretches if one.running >= 0.5))
 
+    @property
+    def knows_load(self) -> bool:
+        """Whether any file says how many requests ran at a time."""
+        return bool(self.running or self.points)
+
 
 def kind_of_method(method: str) -> str:
     """The kind of a drafter that engines call so; their own word where there is no such kind here, empty for none."""

@@ -448,6 +448,18 @@ def test_what_is_not_better_beyond_doubt_is_not_told() -> None:
         assert ("cannot run" in said) == told
 
 
+def unsure_decision() -> Decision:
+    """A promise that is kept in two of three draws."""
+    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
+    assert not isinstance(choice, str)
+    values = np.full(len(DRAWS), 150.0)
+    unsure = sampled(values)
+    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
+    decision = decide(STUB, choice, {choice.run: unsure, choice.none: sampled(values)}, DRAWS, VLLM)
+    assert not isinstance(decision, str)
+    return decision
+
+
 def test_who_waits_for_a_place_is_told_what_helps() -> None:
     """With a cap of 8, 64 users are 8 at a time: fewer users would change nothing."""
     found = [simulated(NOTHING, "none", 100, cap=8), simulated(DSPARK, "fixed:7", 150, cap=8)]
@@ -485,12 +497,7 @@ def test_who_waits_for_a_place_is_told_what_helps() -> None:
 )
 def test_how_much_smaller_a_load_is_safe(holds: Range | None, safer: str) -> None:
     """The lower end of what is held over the draws, where there is one; where some draws hold nothing, no load is."""
-    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
-    assert not isinstance(choice, str)
-    values = np.full(len(DRAWS), 150.0)
-    unsure = sampled(values)
-    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
-    decision = decide(STUB, choice, {choice.run: unsure, choice.none: sampled(values)}, DRAWS, VLLM)
+    decision = unsure_decision()
     said = " ".join(sentences(msgspec.structs.replace(decision, holds=holds)))
     assert safer in said
     assert ("1.4 × this load" in said) == (holds is not None)
@@ -516,12 +523,7 @@ def test_how_much_of_a_load_is_held_is_told_as_far_as_it_was_tried(holds: Range,
 @pytest.mark.parametrize(("sure", "named"), [(0.9, True), (0.68, False), (None, False)])
 def test_a_layout_that_keeps_the_promise_surer_is_safer(sure: float | None, named: bool) -> None:
     """By more than draws are off; where it says to run nothing, it is no way out."""
-    choice = choose([simulated(NOTHING, "none", 100), simulated(DSPARK, "fixed:7", 150)], VLLM)
-    assert not isinstance(choice, str)
-    values = np.full(len(DRAWS), 150.0)
-    unsure = sampled(values)
-    unsure.kept[: len(DRAWS) // 3] = [False] * (len(DRAWS) // 3)
-    decision = decide(STUB, choice, {choice.run: unsure, choice.none: sampled(values)}, DRAWS, VLLM)
+    decision = unsure_decision()
     for reason in ("", "no bound is kept"):
         rival = Rival(sweep="s", gpus=1, replicas=2, run="dspark γ=7 fixed:7", reason=reason, sure=sure)
         said = " ".join(sentences(msgspec.structs.replace(decision, rivals=[rival])))

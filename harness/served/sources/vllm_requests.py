@@ -16,9 +16,9 @@ from harness.served.observed import (
     pooled,
 )
 from harness.served.text import Text
-from simulator.bodies import RESPONSES, opened
 from simulator.errors import InputError
 from simulator.numbers import counted
+from simulator.usage import bodies
 
 _LEAST: Final = 8
 """Characters of an id that no other answer has."""
@@ -77,10 +77,8 @@ def _id(one: Mapping[str, Any]) -> str:
 def answers_of(text: Text) -> Iterator[Mapping[str, Any]]:
     """Answers, as they are or as batches and gateways keep them: in `response` and its like, or its `body`, also as text."""
     for one in text.documents():
-        held = (opened(one[name]) for name in RESPONSES if name in one)
-        inner = (opened(each.get("body", each)) for each in held if isinstance(each, dict))
-        answers = [each for each in inner if isinstance(each, dict)]
-        yield one if _told(one) is not None or not answers else answers[0]
+        found = list(bodies(one))
+        yield next((each for each in found if _told(each) is not None), found[-1])
 
 
 def _told(one: Mapping[str, Any]) -> Mapping[str, Any] | None:
