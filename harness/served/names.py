@@ -31,8 +31,9 @@ def unnumbered(lines: list[str]) -> list[str]:
     return [line if m is None else (m[1] or "") + line[m.end() :] for m, line in zip(found, lines, strict=True)]
 
 
-def by_name(named: Sequence[tuple[str, str, bool]]) -> dict[str, list[str]]:
-    """Lines by the name that stands before them, of (name, line, whether it may be more or less than the name).
+def by_name(named: Sequence[tuple[str, str, bool]]) -> tuple[dict[str, list[str]], int]:
+    """(lines by the name that stands before them, how many are left out), of (name, line, whether it may be more or less than
+    the name).
 
     What stands before fewer than three lines is none: it changes from line to line. Such a line, beside several names, is
     left out unless it has a part of one; where there are many such lines, or no two names, all lines are one writer's.
@@ -43,12 +44,12 @@ def by_name(named: Sequence[tuple[str, str, bool]]) -> dict[str, list[str]]:
     homes = {name: name if name in names else _home(name, names) for name in often}
     lost = sum(n for name, n in often.items() if homes[name] is None)
     if len(names) < 2 or lost > _LOST * len(named):
-        return {names[0] if len(names) == 1 else "": [line for _, line, _ in named]}
+        return {names[0] if len(names) == 1 else "": [line for _, line, _ in named]}, 0
     found: dict[str, list[str]] = {}
     for name, line, _ in named:
         if (home := homes[name]) is not None:
             found.setdefault(home, []).append(line)
-    return found
+    return found, lost
 
 
 def _home(name: str, names: Sequence[str]) -> str | None:

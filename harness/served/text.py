@@ -156,9 +156,9 @@ def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
     return found, 0
 
 
-def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> dict[str, list[str]]:
-    """Lines by the container or the host that a collector has put before them: before where what a server writes begins, as
-    `says` finds it. See `by_name`; numbers of lines and bars of progress are no names, and are taken off."""
+def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> tuple[dict[str, list[str]], int]:
+    """(lines by the container or the host that a collector has put before them, how many are left out): before where what a
+    server writes begins, as `says` finds it. See `by_name`; numbers of lines and bars of progress are no names, and are taken off."""
     return by_name([_named(line, says) for line in unnumbered(list(lines))])
 
 
@@ -439,6 +439,8 @@ def _unwrapped(text: str) -> str:
         head = next(iter(rows), None)
     else:
         head, rows = _object(start.partition("\n")[0]), (_object(line) for line in _END.split(text))
+    if isinstance(head, dict) and head.keys() == {"metric", "values", "timestamps"}:
+        return _queried({"result": [_exported(row) for row in rows if isinstance(row, dict)]}) or text
     if not _is_wrapper(head):
         return text
     lines = [said.rstrip("\n") for row in rows if isinstance(row, dict) and (said := _said(row)) is not None]
@@ -473,6 +475,15 @@ def _queried(data: Mapping[str, Any]) -> str:
                 last[told] = own.get(time, last[told])
                 lines.append(f"{told} {last[told]}\n")
     return "".join(lines)
+
+
+def _exported(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A series as VictoriaMetrics exports it, a line each, as Prometheus answers it."""
+    times, values = row.get("timestamps"), row.get("values")
+    if not (isinstance(times, list) and isinstance(values, list)):
+        return {}
+    pairs = zip(times, values, strict=False)
+    return {"metric": row.get("metric"), "values": [[at / 1e3, repr(one)] for at, one in pairs if isinstance(at, int)]}
 
 
 _COUNTERS: Final = ("_total", "_sum", "_count", "_bucket")

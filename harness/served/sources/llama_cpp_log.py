@@ -137,7 +137,8 @@ def _told(lines: Sequence[str]) -> list[dict[str, str]]:
 
 def _requests(text: Text) -> tuple[list[ServedRequest], int]:
     """(requests, those left out) of each server that writes; one that was cut is left out."""
-    writers = list(by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS).values())
+    by, _ = by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS)
+    writers = list(by.values())
     if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
         writers = [text.lines]  # what stands before lines is no server's name
     found, without, size = list[ServedRequest](), 0, _most(text)

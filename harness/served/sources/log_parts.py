@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from harness.served.text import Text, by_writer
 from simulator.errors import InputError
+from simulator.numbers import counted
 
 _STAMP: Final = re.compile(r"\b(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)\b")
 _ISO: Final = re.compile(r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)")
@@ -47,8 +48,8 @@ def stamp(line: str) -> datetime | None:
 def servers(
     texts: Sequence[Text], counts: re.Pattern[str], says: re.Pattern[str], starts: Callable[[str], bool],
     at: Callable[[str], datetime | None],
-) -> list[list[Part]]:  # fmt: skip
-    """The parts of each server's log, in order of their stamps. A file in which a server starts is the first part of another
+) -> tuple[list[list[Part]], list[str]]:  # fmt: skip
+    """(the parts of each server's log, in order of their stamps; what is left out, in sentences). A file in which a server starts is the first part of another
     log; so are lines of another container or host, and what follows where a server starts before what was written last.
 
     Raises InputError for numbers that nobody can read.
@@ -59,7 +60,9 @@ def servers(
         starts: whether a line is written where a server starts.
         at: when a line was written.
     """
-    files = [by_writer((line for line in text.lines if counts.search(line)), says) for text in texts]
+    split = [by_writer((line for line in text.lines if counts.search(line)), says) for text in texts]
+    files = [writers for writers, _ in split]
+    notes = [f"{text.name}: {alone(lost)}" for text, (_, lost) in zip(texts, split, strict=True) if lost]
     several = any(len(writers) > 1 for writers in files)
     apart: dict[str, list[Part]] = {}
     for text, writers in zip(texts, files, strict=True):
@@ -68,10 +71,10 @@ def servers(
                 raise InputError(
                     f"{text.name}: has commas within its numbers, which no engine writes: give it as it was written"
                 )
-            split = [Part(text.name, lines) for lines in _split(own, starts, at)]
-            apart.setdefault(whose if several else "", []).extend(split)
+            parts = [Part(text.name, lines) for lines in _split(own, starts, at)]
+            apart.setdefault(whose if several else "", []).extend(parts)
     logs = list[list[Part]]()
-    for parts in apart.values():
+    for parts in _each_once(apart, says, at):
         known = set[str]()
         for i, part in enumerate(sorted(parts, key=lambda one: (_first(one, at) or datetime.max, one.file))):
             started = {line for line in part.lines if starts(line)}
@@ -81,7 +84,34 @@ def servers(
                 logs.append([part])
                 known.clear()
             known |= {line for line in started if at(line)}
-    return logs
+    return logs, notes
+
+
+def alone(lost: int) -> str:
+    """What to say of so many lines whose writer is not known to be one."""
+    return f"{counted(lost, 'line')} left out: what stands before them stands before no third, and may be another server's name"
+
+
+def _each_once(
+    apart: Mapping[str, list[Part]], says: re.Pattern[str], at: Callable[[str], datetime | None]
+) -> list[list[Part]]:
+    """The parts of each writer. A log without a name before its lines that one with a name holds, or that holds it, is the
+    same one, saved twice."""
+    said = {
+        whose: {own_words(line, says, at) for part in parts for line in part.lines if at(line)}
+        for whose, parts in apart.items()
+    }
+    bare = said.get("", set())
+    held = {whose for whose, own in said.items() if whose and own and own <= bare}
+    held |= {""} if bare and any(bare <= own for whose, own in said.items() if whose and whose not in held) else set()
+    return [parts for whose, parts in apart.items() if whose not in held]
+
+
+def own_words(line: str, says: re.Pattern[str], at: Callable[[str], datetime | None]) -> str:
+    """What the server itself wrote of a line, its time too, without what a collector put before it."""
+    found = says.search(line)
+    own = line if found is None else line[found.start() :]
+    return own if at(own) else line
 
 
 def _split(lines: list[str], starts: Callable[[str], bool], at: Callable[[str], datetime | None]) -> Iterator[list[str]]:
@@ -105,11 +135,13 @@ def _first(part: Part, at: Callable[[str], datetime | None]) -> datetime | None:
     return next((when for line in part.lines if (when := at(line)) is not None), None)
 
 
-def joined(parts: Sequence[Part], at: Callable[[str], datetime | None]) -> list[str]:
-    """All their lines; those that two parts share count once, where they say when they were written."""
+def joined(parts: Sequence[Part], says: re.Pattern[str], at: Callable[[str], datetime | None]) -> list[str]:
+    """All their lines; those that two parts share count once, where they say when they were written, whatever a collector
+    has put before them."""
     lines, seen = list[str](), set[str]()
     for part in parts:
-        fresh = [line for line in part.lines if not (line in seen and at(line))]
-        lines += fresh
-        seen.update(fresh)
+        told = [(own_words(line, says, at), line) for line in part.lines]
+        fresh = [(own, line) for own, line in told if not (own in seen and at(own))]
+        lines += [line for _, line in fresh]
+        seen.update(own for own, _ in fresh)
     return lines

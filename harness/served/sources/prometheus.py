@@ -27,6 +27,10 @@ _FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp|trtllm)_")
 """How collectors that know no colons write the names, and TensorRT-LLM itself."""
 
 
+Samples = dict[str, list[tuple[Mapping[str, str], float]]]
+"""Labels and values by metric."""
+
+
 @dataclass(frozen=True)
 class Scrape:
     """The samples of one scrape."""
@@ -37,8 +41,18 @@ class Scrape:
     @classmethod
     def all_of(cls, texts: Sequence[Text], prefix: str) -> list[Scrape]:
         """Those samples of each scrape whose name begins so, and when the process began. A sample that is there again
-        begins another scrape: files are appended to. Raises InputError for a value that is no number."""
-        return [cls(text, samples) for text in texts for samples in _scrapes(text, prefix)]
+        begins another scrape: files are appended to. Files that share no metric and have as many scrapes, as answers to
+        queries of one metric each, are the same scrapes. Raises InputError for a value that is no number."""
+        merged = list[tuple[Text, list[Samples]]]()
+        for text in texts:
+            found = list(_scrapes(text, prefix))
+            like = [own for _, own in merged if len(own) == len(found) and not _shared(own, found)]
+            if like:
+                for own, more in zip(like[0], found, strict=True):
+                    own.update(more)
+            else:
+                merged.append((text, found))
+        return [cls(text, samples) for text, found in merged for samples in found]
 
     def total(self, name: str) -> float | None:
         """A counter over all its labels, with or without `_total`; None where it is not there."""
@@ -68,6 +82,14 @@ class Scrape:
                 sums[labels[label]] = sums.get(labels[label], 0.0) + value
         return sums
 
+    def by_server(self, name: str, label: str) -> dict[str, set[str]]:
+        """The values that a label of a counter has by the server that they are of, where it names several."""
+        found: dict[str, set[str]] = {}
+        for labels, _ in self.samples.get(f"{name}_total", self.samples.get(name, ())):
+            if label in labels:
+                found.setdefault(next((labels[one] for one in _SURE if one in labels), ""), set()).add(labels[label])
+        return found
+
     def labels(self, label: str) -> list[str]:
         """The values that a label has anywhere."""
         return sorted({labels[label] for found in self.samples.values() for labels, _ in found if label in labels})
@@ -89,8 +111,14 @@ class Scrape:
         return any(here and there and not here & there for here, there in names)
 
 
-def _scrapes(text: Text, prefix: str) -> Iterator[dict[str, list[tuple[Mapping[str, str], float]]]]:
-    samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+def _shared(one: Sequence[Samples], other: Sequence[Samples]) -> set[str]:
+    """The metrics that two files' scrapes both have."""
+    here, there = ({name for samples in own for name in samples} for own in (one, other))
+    return here & there
+
+
+def _scrapes(text: Text, prefix: str) -> Iterator[Samples]:
+    samples: Samples = {}
     seen = set[tuple[str, str]]()
     whole = text.text.endswith("\n")
     for number, line in enumerate(text.lines, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from dataclasses import replace
 from typing import ClassVar, Final
 
 from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
@@ -42,13 +43,13 @@ class SglangLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """An observation a server; see `servers`. Its ranks each write their own lines, of their own requests."""
-        logs = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
+        logs, notes = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
         found = [
             _read(own) for own in logs if len(logs) == 1 or any("Decode batch" in line for p in own for line in p.lines)
         ]
         if not found:
             raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
-        return found
+        return [replace(found[0], notes=(*found[0].notes, *notes)), *found[1:]]
 
 
 def _starts(line: str) -> bool:
@@ -58,7 +59,7 @@ def _starts(line: str) -> bool:
 def _read(parts: Sequence[Part]) -> Observation:
     """Raises InputError."""
     files = tuple(dict.fromkeys(part.file for part in parts))
-    lines, restarts = _since_start(joined(parts, stamp))
+    lines, restarts = _since_start(joined(parts, _SAYS, stamp))
     settings, every = _settings(files[0], lines)
     intervals, cut, told = list[Interval](), 0, list[tuple[str, float]]()
     rates = list[tuple[float, float]]()

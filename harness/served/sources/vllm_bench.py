@@ -18,6 +18,8 @@ requests. A captured server without drafts gave 0.98 and 1.00, one whose look-up
 
 _WARM_UP: Final = -1
 """Number of the run that `vllm bench sweep serve` makes before those that it measures."""
+_ENGINES: Final = {"sglang": "SGLang", "tensorrt-llm": "TensorRT-LLM", "llama.cpp": "llama.cpp"}
+"""Engines by what it calls them; it asks vLLM alone for drafts."""
 
 
 class VllmBench:
@@ -67,7 +69,7 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
     return Observation(
         source=VllmBench.name, files=(text.name,),
         settings=Settings(
-            engine="vLLM", model=model, gamma=(len(drafts.accepted_at) or None) if drafts else None,
+            engine="vLLM" if speculates else _ENGINES.get(str(one.get("backend")), "vLLM"), model=model, gamma=(len(drafts.accepted_at) or None) if drafts else None,
             speculates=speculates or None,
         ),
         drafts=drafts, requests=requests, prompt_tokens=count("total_input_tokens"), generated=output,

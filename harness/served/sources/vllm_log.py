@@ -44,6 +44,8 @@ _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
 _UNKNOWN: Final = Settings(engine="vLLM")
 """What a log says that does not hold how its server started."""
+_AGAIN: Final = 5
+"""Lines of one K after which another is a change back, and not another server's line."""
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
 
@@ -79,17 +81,18 @@ class VllmLog:
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """An observation a server; see `servers`. Of servers that generated nothing, only how one was set, and only where no
         other did."""
-        found = [_read(own) for own in servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)]
+        logs, notes = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
+        found = [_read(own) for own in logs]
         known = [one for one in found if one.drafts is not None] or [one for one in found if one.settings != _UNKNOWN][-1:]
         if not known:
             raise InputError(f"{texts[0].name}: {'; '.join(dict.fromkeys(note for one in found for note in one.notes))}")
-        return known
+        return [replace(known[0], notes=(*known[0].notes, *notes)), *known[1:]]
 
 
 def _read(parts: Sequence[Part]) -> Observation:
     """Without drafts where nothing was generated."""
     files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
-    lines, settings = _last_server(joined(parts, stamp), notes)
+    lines, settings = _last_server(joined(parts, _SAYS, stamp), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
@@ -351,9 +354,9 @@ def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Sequ
     sizes = [len(one.accepted_at) for one in some]
     if len(set(sizes)) == 1:
         return found, pooled(some), sizes[0] or None
-    changes = sum(a != b for a, b in itertools.pairwise(sizes))
+    stretches = [len(list(own)) for _, own in itertools.groupby(sizes)]
     told = ", ".join(f"K = {k} in {counted(n, 'line')}" for k, n in Counter(sizes).most_common())
-    if changes >= len(set(sizes)):
+    if len(stretches) > len(set(sizes)) and statistics.median(stretches) < _AGAIN:
         raise InputError(f"{file}: lines of several K alternate ({told}): logs of two servers; give each its own file")
     notes.append(f"K was changed in this log ({told}): what it was last counts")
     others = [i for i, one in enumerate(found) if one.drafts is not None and len(one.drafts.accepted_at) != sizes[-1]]

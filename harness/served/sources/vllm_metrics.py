@@ -50,9 +50,12 @@ class VllmMetrics:
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """One observation of all servers that draft, and one of those that do not, scraped once or often."""
         scrapes = Scrape.all_of(texts, "vllm:")
-        return [self._together(own) for own in beside_baseline(scrapes, _counts, _BASELINE)]
+        groups = beside_baseline(scrapes, _counts, _BASELINE)
+        if len(groups) == 1:
+            return [self._together(groups[0], texts)]
+        return [self._together(own, list({id(s.text): s.text for s in own}.values())) for own in groups]
 
-    def _together(self, scrapes: Sequence[Scrape]) -> Observation:
+    def _together(self, scrapes: Sequence[Scrape], texts: Sequence[Text]) -> Observation:
         for scrape in scrapes:
             if scrape.total("vllm:generation_tokens") is None and "drafts" not in _counts(scrape):
                 raise InputError(f"{scrape.text.name}: has no vllm:generation_tokens_total: it was cut, or filtered")
@@ -66,6 +69,7 @@ class VllmMetrics:
             raise InputError(
                 f"{scrapes[0].text.name}: metrics of {len(models)} models ({', '.join(models)}): give those of one server"
             )
+        _check_one_k(scrapes)
         whole = all(scrape.total("vllm:generation_tokens") is not None for scrape in scrapes)
         clock = "generated" if whole else "drafts"
         counters = in_all(scrapes, _counts)
@@ -83,8 +87,17 @@ class VllmMetrics:
                 f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
             )
         intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0))]
-        texts = list({id(scrape.text): scrape.text for scrape in scrapes}.values())
         return _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
+
+
+def _check_one_k(scrapes: Sequence[Scrape]) -> None:
+    """Raise InputError where servers within one scrape, as Prometheus has them, draft other numbers of tokens."""
+    for scrape in scrapes:
+        drafted = {who: len(at) for who, at in scrape.by_server(_POSITIONS, "position").items()}
+        made = {who for who in drafted if who}
+        if len({drafted[who] for who in made}) > 1:
+            told = ", ".join(f"K = {drafted[who]} at {who}" for who in sorted(made))
+            raise InputError(f"{scrape.text.name}: is of servers set otherwise ({told}): give those of one K")
 
 
 def _counts(scrape: Scrape) -> Counts:

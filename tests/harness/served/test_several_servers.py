@@ -214,3 +214,83 @@ def test_a_scrape_that_was_torn_by_a_few_tokens_is_read(tmp_path: Path) -> None:
     assert served(tmp_path, a=scrape(5_015)).drafts.accepted == 3_000
     with pytest.raises(InputError, match="6,000 tokens were drafted in 1,000 drafts of 5 at most"):
         served(tmp_path, a=scrape(6_000))
+
+
+def test_servers_of_other_k_in_one_answer_are_refused(tmp_path: Path) -> None:
+    answered = json.loads(queried(GOOD, ("b", [0, 500, 1_000, 1_500, 2_000], 0.2)))
+    rows = answered["data"]["result"]
+    answered["data"]["result"] = [
+        row for row in rows if (row["metric"]["instance"], row["metric"].get("position")) not in {("b", "3"), ("b", "4")}
+    ]
+    with pytest.raises(InputError, match=r"K = 5 at a, K = 3 at b"):
+        served(tmp_path, q=json.dumps(answered))
+
+
+def test_one_metric_a_file_is_one_scrape_of_all(tmp_path: Path) -> None:
+    whole = served(tmp_path, q=queried(GOOD))
+    rows = json.loads(queried(GOOD))["data"]["result"]
+    named: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        named.setdefault(row["metric"]["__name__"].replace(":", "_"), []).append(row)
+    answers_of = {name: json.dumps({"data": {"resultType": "matrix", "result": own}}) for name, own in named.items()}
+    parts = served(tmp_path, **answers_of)
+    assert (parts.drafts, parts.gamma) == (whole.drafts, whole.gamma)
+    assert len(parts.observations[0].files) == len(named)
+
+
+def test_an_export_of_victoriametrics_is_an_answer_of_prometheus(tmp_path: Path) -> None:
+    rows = json.loads(queried(GOOD, ("b", [900_000, 901_000, 902_000, 903_000, 904_000], 0.2)))["data"]["result"]
+    lines = [
+        {"metric": row["metric"], "values": [float(v) for _, v in row["values"]],
+         "timestamps": [1000 * at for at, _ in row["values"]]}
+        for row in rows
+    ]  # fmt: skip
+    found = served(tmp_path, q="".join(json.dumps(line) + "\n" for line in lines))
+    assert (found.drafts.drafts, found.drafts.accepted) == pytest.approx((8_000, 4_000 * 3 + 4_000 * 1))
+
+
+def vllm_lines(*gammas: int, prefix: str = "") -> str:
+    """vLLM's log, a load and 100 drafts every ten seconds, of so many tokens each."""
+    lines = []
+    for i, gamma in enumerate(gammas):
+        head = f"{prefix}(EngineCore_0 pid=7) INFO 11-26 10:{i // 6:02d}:{i % 6}0 "
+        rates = [0.8 - 0.1 * k for k in range(gamma)]
+        length, accepted = 1 + sum(rates), round(100 * sum(rates))
+        lines += [
+            f"{head}[loggers.py:1] Engine 000: Avg prompt throughput: 10.0 tokens/s, Avg generation throughput: 50.0 tokens/s,"
+            " Running: 8 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%, Prefix cache hit rate: 0.0%",
+            f"{head}[metrics.py:1] SpecDecoding metrics: Mean acceptance length: {length:.2f}, Accepted throughput: 1.00 "
+            f"tokens/s, Drafted throughput: 2.00 tokens/s, Accepted: {accepted} tokens, Drafted: {100 * gamma} tokens, "
+            f"Per-position acceptance rate: {', '.join(f'{rate:.3f}' for rate in rates)}, Avg Draft acceptance rate: 50.0%",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def test_k_that_was_changed_back_is_of_one_server(tmp_path: Path) -> None:
+    server = served(tmp_path, a=vllm_lines(*[3] * 10, *[5] * 10, *[3] * 10))
+    assert (server.gamma, server.drafts.drafts) == (3, 1_000)
+    with pytest.raises(InputError, match="logs of two servers"):
+        served(tmp_path, a=vllm_lines(*[3, 5] * 10))
+
+
+@pytest.mark.parametrize("prefix", ["2026-11-26T10:00:00.123456789Z ", "[pod/vllm-0/server] ", "vllm-0  | "])
+def test_a_log_saved_twice_counts_once_whatever_stands_before_its_lines(prefix: str, tmp_path: Path) -> None:
+    once = served(tmp_path, a=vllm_lines(*[3] * 12))
+    twice = served(tmp_path, a=vllm_lines(*[3] * 12), b=vllm_lines(*[3] * 12, prefix=prefix))
+    assert twice.drafts == once.drafts
+    beside = "".join(vllm_lines(3, prefix=f"[pod/other-{i}/server] ") for i in range(2))
+    of_many = served(tmp_path, a=vllm_lines(*[3] * 12, prefix=prefix) + beside, b=vllm_lines(*[3] * 12))
+    assert of_many.drafts.drafts <= once.drafts.drafts + 200
+
+
+def test_lines_of_writers_of_few_are_told(tmp_path: Path) -> None:
+    many = "".join(vllm_lines(*[3] * 12, prefix=f"[pod/vllm-{i}/server] ") for i in range(2))
+    server = served(tmp_path, a=many + vllm_lines(3, prefix="[pod/vllm-2/server] "))
+    assert server.drafts.drafts == 2_400
+    assert any("2 lines left out" in note for one in server.observations for note in one.notes)
+
+
+def test_an_engine_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    silent = {name: value for name, value in bench(backend="sglang").items() if not name.startswith("spec_")}
+    found = served(tmp_path, a=json.dumps(silent), b=sglang(100_000, 1_000, 40_000, 2.475))
+    assert {one.settings.engine for one in found.observations} == {"SGLang"}
