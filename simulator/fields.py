@@ -97,7 +97,12 @@ def _in_words(text: str) -> datetime | None:
 
 
 def span_s(text: str) -> float | None:
-    """Seconds of a span that is written with its unit, as 8.53s, 250ms or 1m3.5s; None where it has none."""
+    """Seconds of a span that is written with its unit, as 8.53s, 250ms or 1m3.5s, by a clock, as 0:00:08.5, or as ISO 8601
+    has it, as PT8.5S; None where it has none."""
+    if (clock := re.fullmatch(r"\s*(\d+):(\d\d):(\d\d(?:\.\d+)?)\s*", text)) is not None:
+        return 3600.0 * float(clock[1]) + 60.0 * float(clock[2]) + float(clock[3])
+    if text.strip().upper().startswith("PT"):
+        text = text.strip()[2:].lower()
     parts = re.findall(_SPAN, text)
     if not parts or re.fullmatch(rf"\s*(?:{_SPAN}\s*)+", text) is None:
         return None

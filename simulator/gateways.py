@@ -26,10 +26,12 @@ _BARE_DURATIONS: Final = ("duration", "latency", "elapsed", "response_time", "to
 """Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there, or the unit behind the number."""
 _LONGEST_S: Final = 86_400.0
 """No request takes a day."""
-_STAMPS: Final = ("time", "timestamp", "@timestamp", "ts", "time_iso8601", "msec", "time_local", "created_at")
+_STAMPS: Final = (
+    "time", "timestamp", "@timestamp", "ts", "time_iso8601", "msec", "time_local", "created_at", "timeUnixNano",
+)  # fmt: skip
 """Fields that say when, the first that is there."""
-_STARTS: Final = ("startTime", "start_time", "started_at", "StartUTC")
-"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's."""
+_STARTS: Final = ("startTime", "start_time", "started_at", "StartUTC", "startTimeUnixNano")
+"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's, OpenTelemetry's."""
 _PATHS: Final = ("path", "x-envoy-origin-path", "request_uri", "uri", "url", "route", "request", "call_type")
 _STATUSES: Final = ("status", "response_code", "status_code")
 _MODELS: Final = ("model", "model_name", "genai_model_name", "gen_ai.request.model", "request_model")

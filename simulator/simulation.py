@@ -244,11 +244,12 @@ def _check_limits(policy: Policy, trace: Trace, limits: EngineLimits) -> None:
 
 def _check_requests(chunk: Records, tables: Tables, gamma: int, kv_tokens: int) -> None:
     """Whatever could never be admitted, or never end, is refused before it starts."""
-    longest = int((chunk["prompt_tokens"] + chunk["output_tokens"]).max()) + gamma + 1
-    if longest > kv_tokens:
+    needed = chunk["prompt_tokens"] + chunk["output_tokens"] + gamma + 1
+    if longer := int((needed > kv_tokens).sum()):
+        few = f" ({longer:,} of the first {len(needed):,} requests need more)" if longer < len(needed) else ""
         raise InputError(
-            f"a request needs {longest} tokens of context, but the hardware holds {kv_tokens}; "
-            "shorten the requests, or give --kv-capacity-tokens"
+            f"a request needs {int(needed.max())} tokens of context, but the hardware holds {kv_tokens}{few}; "
+            "shorten such requests or leave them out, or give --kv-capacity-tokens"
         )
     response = chunk["response"]
     goes_on = chunk["output_tokens"] > tables.last[response] - tables.first[response] + 1

@@ -36,6 +36,9 @@ _NAMED = re.compile(r"^[^\s{\"]{1,99}(?:\s+\|)?\s+(?=\{.*\}$)")
 _INNER = ("log", "message", "line", "msg")
 """Fields in which collectors keep a line as it was written: Fluent Bit's, Filebeat's, Loki's."""
 
+_EXPORTS: Final = (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords"))
+"""How OpenTelemetry's collectors write a batch of spans, and one of lines."""
+
 
 class NotCsv(InputError):
     """What is no JSON is no CSV either."""
@@ -232,6 +235,17 @@ def _document_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[
         yield from _expanded(file, number, row, collected=left_out is not None)
 
 
+def _exported(row: Row, path: tuple[str, ...]) -> Iterator[Row]:
+    """What a collector of OpenTelemetry's has put together by whose it is."""
+    if not path:
+        yield row
+        return
+    inner = row.get(path[0])
+    for one in inner if isinstance(inner, list) else ():
+        if isinstance(one, dict):
+            yield from _exported(one, path[1:])
+
+
 def _parsed(file: Path, number: int, text: str) -> Any:
     try:
         return json.loads(text)
@@ -246,6 +260,10 @@ def _expanded(
         raise InputError(f"{file}, line {number}: is no JSON object")
     if collected:
         row = _inner(row)
+    for kind, within, last in _EXPORTS:
+        if isinstance(row.get(kind), list):
+            yield from ((number, one) for one in _exported(row, (kind, within, last)))
+            return
     inner = row.get("requests")
     if not isinstance(inner, list):
         yield number, row if of_all is None else {**of_all, **row}

@@ -32,8 +32,8 @@ def unnumbered(lines: list[str]) -> list[str]:
 
 
 def by_name(named: Sequence[tuple[str, str, bool]]) -> tuple[dict[str, list[str]], int]:
-    """(lines by the name that stands before them, how many are left out), of (name, line, whether it may be more or less than
-    the name).
+    """(lines by the name that stands before them, how many are left out), of (name, line, whether that may be more or less
+    than the name).
 
     What stands before fewer than three lines is none: it changes from line to line. Such a line, beside several names, is
     left out unless it has a part of one; where there are many such lines, or no two names, all lines are one writer's.

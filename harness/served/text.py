@@ -158,7 +158,7 @@ def _one_after_another(text: str) -> tuple[list[dict[str, Any]], int]:
 
 def by_writer(lines: Iterable[str], says: re.Pattern[str]) -> tuple[dict[str, list[str]], int]:
     """(lines by the container or the host that a collector has put before them, how many are left out): before where what a
-    server writes begins, as `says` finds it. See `by_name`; numbers of lines and bars of progress are no names, and are taken off."""
+    server writes begins, as `says` finds it. See `by_name`; numbers of lines and bars of progress are taken off."""
     return by_name([_named(line, says) for line in unnumbered(list(lines))])
 
 

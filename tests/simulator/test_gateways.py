@@ -53,6 +53,14 @@ WRAPPED: dict[str, str] = {
     "Filebeat, whose time it is": lines(
         *({"@timestamp": f"2026-11-03T10:00:0{i}Z", "message": json.dumps(ROUTE | {"usage": USED})} for i in (0, 2))
     ),
+    "OpenTelemetry's spans": lines({"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": [
+        {"name": "chat m", "spanId": f"s{i}", "startTimeUnixNano": str(1_793_000_000_000_000_000 + i * 10**9),
+         "endTimeUnixNano": str(1_793_000_009_000_000_000), "attributes": [
+             {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+             {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "5"}},
+             {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "3"}},
+         ]} for i in (0, 2)
+    ]}]}]}),
     "kubectl --prefix": "".join(f"[pod/gateway-0/proxy] {line}\n" for line in TWO.splitlines()),
     "compose": "".join(f"gateway-1  | {line}\n" for line in TWO.splitlines()),
     "CloudWatch": "".join(f"2026-11-03T10:00:00.000Z {line}\n" for line in TWO.splitlines()),

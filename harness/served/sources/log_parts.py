@@ -49,8 +49,9 @@ def servers(
     texts: Sequence[Text], counts: re.Pattern[str], says: re.Pattern[str], starts: Callable[[str], bool],
     at: Callable[[str], datetime | None],
 ) -> tuple[list[list[Part]], list[str]]:  # fmt: skip
-    """(the parts of each server's log, in order of their stamps; what is left out, in sentences). A file in which a server starts is the first part of another
-    log; so are lines of another container or host, and what follows where a server starts before what was written last.
+    """(the parts of each server's log, in order of their stamps; what is left out, in sentences). A file in which a server
+    starts is the first part of another log; so are lines of another container or host, and what follows where a server
+    starts before what was written last.
 
     Raises InputError for numbers that nobody can read.
 
@@ -89,7 +90,9 @@ def servers(
 
 def alone(lost: int) -> str:
     """What to say of so many lines whose writer is not known to be one."""
-    return f"{counted(lost, 'line')} left out: what stands before them stands before no third, and may be another server's name"
+    return (
+        f"{counted(lost, 'line')} left out: what stands before them stands before no third, and may be another server's name"
+    )
 
 
 def _each_once(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from dataclasses import replace
+from datetime import datetime
 from typing import ClassVar, Final
 
 from harness.served.observed import MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled

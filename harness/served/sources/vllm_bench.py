@@ -69,7 +69,8 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
     return Observation(
         source=VllmBench.name, files=(text.name,),
         settings=Settings(
-            engine="vLLM" if speculates else _ENGINES.get(str(one.get("backend")), "vLLM"), model=model, gamma=(len(drafts.accepted_at) or None) if drafts else None,
+            engine="vLLM" if speculates else _ENGINES.get(str(one.get("backend")), "vLLM"), model=model,
+            gamma=(len(drafts.accepted_at) or None) if drafts else None,
             speculates=speculates or None,
         ),
         drafts=drafts, requests=requests, prompt_tokens=count("total_input_tokens"), generated=output,

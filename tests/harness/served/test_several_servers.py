@@ -257,8 +257,8 @@ def vllm_lines(*gammas: int, prefix: str = "") -> str:
         rates = [0.8 - 0.1 * k for k in range(gamma)]
         length, accepted = 1 + sum(rates), round(100 * sum(rates))
         lines += [
-            f"{head}[loggers.py:1] Engine 000: Avg prompt throughput: 10.0 tokens/s, Avg generation throughput: 50.0 tokens/s,"
-            " Running: 8 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%, Prefix cache hit rate: 0.0%",
+            f"{head}[loggers.py:1] Engine 000: Avg prompt throughput: 10.0 tokens/s, Avg generation throughput: 50.0 "
+            "tokens/s, Running: 8 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%, Prefix cache hit rate: 0.0%",
             f"{head}[metrics.py:1] SpecDecoding metrics: Mean acceptance length: {length:.2f}, Accepted throughput: 1.00 "
             f"tokens/s, Drafted throughput: 2.00 tokens/s, Accepted: {accepted} tokens, Drafted: {100 * gamma} tokens, "
             f"Per-position acceptance rate: {', '.join(f'{rate:.3f}' for rate in rates)}, Avg Draft acceptance rate: 50.0%",
