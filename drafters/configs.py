@@ -123,6 +123,13 @@ def another_target(drafter: Mapping[str, Any], target: Mapping[str, Any]) -> str
     return None
 
 
+def layers_of(config: Mapping[str, Any]) -> int | None:
+    """How many layers a model's configuration says that it has, where it does."""
+    text = config.get("text_config")
+    said = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    return said if isinstance(said, int) else None
+
+
 def of_another_target(field: str, value: Any, own: int) -> str:
     """What is wrong with a drafter whose configuration says another number of its target than the target has."""
     return f"{field} is {value!r}, but the target has {own}; it was trained for another target"

@@ -21,7 +21,7 @@ from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
 from drafters.kinds.settings import BlockSettings, PairSettings
 from drafters.target import Target
-from drafters.training.recipe import Design
+from drafters.training.recipe import Design, check_taps
 from drafters.training.texts import Text
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -55,8 +55,7 @@ def make_drafter(design: Design, target: Target, texts: Sequence[Text], vocabula
         vocabulary = None  # all of them
     layers = design.layers or (LAYERS if block else 1)
     taps = design.taps or default_taps(design.kind, target.num_layers)
-    if outside := [tap for tap in taps if not -1 <= tap < target.num_layers]:
-        raise InputError(f"--taps {outside[0]}: the target has layers 0 to {target.num_layers - 1}, and −1 is the embedding")
+    check_taps(taps, target.num_layers)
     if vocabulary is None and "bias" in dict(target.lm_head.named_parameters()):
         raise InputError(
             f"target {target.name}: its output head has a bias, for which no format of drafters has a place; give "

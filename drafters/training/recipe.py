@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from simulator.drafter_kinds import LEARNED
+from simulator.errors import InputError
 
 Format = Literal["auto", "deepspec", "speculators"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -132,6 +134,12 @@ def cache_bytes(text: str) -> int:
     if not 0 <= size < 1e18:
         raise ValueError(f"--cache {text}: is written as 20GB, 500MB or 0")
     return int(size)
+
+
+def check_taps(taps: Sequence[int], layers: int) -> None:
+    """Raise InputError for a tap outside of a target of so many layers."""
+    if outside := [tap for tap in taps if not -1 <= tap < layers]:
+        raise InputError(f"--taps {outside[0]}: the target has layers 0 to {layers - 1}, and −1 is the embedding")
 
 
 def taps_of(text: str) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drafters.chat import PLAIN
-from drafters.training.recipe import Design, Recipe, cache_bytes, taps_of
+from drafters.configs import layers_of, read_config
+from drafters.training.recipe import Design, Recipe, cache_bytes, check_taps, taps_of
 from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
 from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
 from simulator.errors import InputError
@@ -190,6 +191,8 @@ def _plan(
         raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")
     files, asked = (tuple(str(path.resolve()) for path in paths) for paths in (responses, prompts))
     pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
+    if design.taps and Path(pair.target).is_dir() and (layers := layers_of(read_config(Path(pair.target)))) is not None:
+        check_taps(design.taps, layers)
     if start is not None:
         start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
     return TrainingPlan(

@@ -172,6 +172,8 @@ def test_the_title_of_traces_of_no_model_names_that_of_the_profile() -> None:
     con = recorded(source="synthesised")
     con.execute("UPDATE runs SET target = '{}', host = '{}'").fetchall()
     assert "(synthesised)" in compose.compose(con, RUN).title
+    con.execute("UPDATE runs SET prompt_source = 'data-dir'")
+    assert "(own prompts)" in compose.compose(con, RUN).title
     add_sweep(con, profile=replace(PROFILE, model="Qwen/Qwen3-4B"))
     assert "Qwen3-4B on h100/toy" in compose.compose(con, RUN).title
 
