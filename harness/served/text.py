@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 from harness.served.names import by_name, unnumbered
 from harness.served.observed import MOST_POSITIONS
+from harness.served.queried import exported, scrapes_of
 from simulator.errors import InputError
 from simulator.numbers import counted
 
@@ -432,7 +433,7 @@ def _unwrapped(text: str) -> str:
         except (ValueError, RecursionError):
             return text
         if isinstance(whole, dict) and isinstance(data := whole.get("data"), dict):
-            return _queried(data) or text
+            return scrapes_of(data) or text
         rows = whole.get("events") if isinstance(whole, dict) else whole
         if not isinstance(rows, list):
             return text
@@ -440,68 +441,11 @@ def _unwrapped(text: str) -> str:
     else:
         head, rows = _object(start.partition("\n")[0]), (_object(line) for line in _END.split(text))
     if isinstance(head, dict) and head.keys() == {"metric", "values", "timestamps"}:
-        return _queried({"result": [_exported(row) for row in rows if isinstance(row, dict)]}) or text
+        return scrapes_of({"result": [exported(row) for row in rows if isinstance(row, dict)]}) or text
     if not _is_wrapper(head):
         return text
     lines = [said.rstrip("\n") for row in rows if isinstance(row, dict) and (said := _said(row)) is not None]
     return _ANSI.sub("", "\n".join(lines) + "\n")
-
-
-def _queried(data: Mapping[str, Any]) -> str:
-    """The samples of an answer of Prometheus's, a scrape at each of its times; empty where it is none. A counter goes on
-    rising where its server began anew, and stands still where it was not scraped: so its growth is that of each series."""
-    series, times = list[tuple[str, bool, dict[float, str]]](), set[float]()
-    found = data.get("result")
-    for one in found if isinstance(found, list) else ():
-        if not isinstance(one, dict) or not isinstance(one.get("metric"), dict):
-            continue
-        labels = dict(one["metric"])
-        name = labels.pop("__name__", "")
-        told = ",".join(f"{key}={json.dumps(str(value))}" for key, value in labels.items())
-        values = one.get("values")
-        pairs = [  # native histograms have neither
-            pair for pair in (values if isinstance(values, list) else [one.get("value")])
-            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int | float)
-        ]  # fmt: skip
-        if name and pairs:
-            counter = name.endswith(_COUNTERS)
-            own = {float(at): str(value) for at, value in pairs}
-            series.append((f"{name}{{{told}}}", counter, _risen(own) if counter else own))
-            times |= own.keys()
-    lines, last = list[str](), {told: next(iter(own.values())) for told, _, own in series}
-    for time in sorted(times):
-        for told, counter, own in series:
-            if counter or time in own:
-                last[told] = own.get(time, last[told])
-                lines.append(f"{told} {last[told]}\n")
-    return "".join(lines)
-
-
-def _exported(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A series as VictoriaMetrics exports it, a line each, as Prometheus answers it."""
-    times, values = row.get("timestamps"), row.get("values")
-    if not (isinstance(times, list) and isinstance(values, list)):
-        return {}
-    pairs = zip(times, values, strict=False)
-    return {"metric": row.get("metric"), "values": [[at / 1e3, repr(one)] for at, one in pairs if isinstance(at, int)]}
-
-
-_COUNTERS: Final = ("_total", "_sum", "_count", "_bucket")
-"""How counters' names end."""
-
-
-def _risen(values: dict[float, str]) -> dict[float, str]:
-    """A counter's values by time, each with all that it had counted when it fell to nothing before."""
-    found, before, lost = dict[float, str](), 0.0, 0.0
-    for time in sorted(values):
-        try:
-            now = float(values[time])
-        except ValueError:
-            return values  # whoever reads it says so
-        lost += before if now < before else 0.0
-        before = now
-        found[time] = values[time] if not lost else repr(now + lost)
-    return found
 
 
 def _joined(text: str) -> str:

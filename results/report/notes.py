@@ -81,7 +81,9 @@ def _each(values: Sequence[str]) -> str:
 
 def _origin(run: Provenance) -> str:
     """What a run was made of that no model made here, or that its suite did not ask; empty for others."""
-    return {"synthesised": " (synthesised)", "served": f" ({SERVED})", "data-dir": " (own prompts)"}.get(run.prompt_source, "")
+    return {"synthesised": " (synthesised)", "served": f" ({SERVED})", "data-dir": " (own prompts)"}.get(
+        run.prompt_source, ""
+    )
 
 
 def _model_name(model: str) -> str:

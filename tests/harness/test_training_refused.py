@@ -70,7 +70,10 @@ def test_taps_of_the_last_layer_are_told(here: Path) -> None:
     ("options", "message"),
     [
         (["mtp"], "--target: name the model"),
-        (["eagle3", "--target", "tiny", "--responses", "a.jsonl", "--taps", "1,99"], "--taps 99: the target has layers 0 to"),
+        (
+            ["eagle3", "--target", "tiny", "--responses", "a.jsonl", "--taps", "1,99"],
+            "--taps 99: the target has layers 0 to",
+        ),
         (["tree", "--target", "tiny"], "KIND tree: must be one of dspark"),
         (["mtp", "--target", "tiny"], "--responses: name the target's answers"),
         (["mtp", "--target", "tiny", "--responses", "no.jsonl"], "no.jsonl: cannot be read"),
