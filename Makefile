@@ -13,10 +13,10 @@ test: check     ## set everything up and run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 25
 
 # What `make quick` runs: tests that take seconds together, once the simulator is compiled.
-LONGER = truth capacity own_policies admission policies
+LONGER = truth capacity own_policies admission policies compilation
 QUICK ?= tests/simulator $(LONGER:%=--ignore=tests/simulator/test_%.py) tests/results/test_figures.py tests/test_imports.py
 
-quick: setup    ## tests after an edit, a minute and a half; QUICK=tests/drafters for those of another room
+quick: setup    ## tests after an edit, a minute; QUICK=tests/drafters for those of another room
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not ray and not browser" $(QUICK)
 
 check: setup    ## style, types, import contract

@@ -99,20 +99,15 @@ def empty_plot(height: int) -> go.Figure:
     """An empty plot in the pages' manner; colours come from the page."""
     import plotly.graph_objects as go
 
-    plot = go.Figure()
-    plot.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 34, "r": 8, "t": 10, "b": 30},
-        font={"size": 12},
-        showlegend=False,
-        barmode="overlay",
-        dragmode=False,
-        hovermode="closest",
-    )
-    plot.update_xaxes(fixedrange=True, showgrid=False, showline=True, automargin=True)
-    plot.update_yaxes(fixedrange=True, automargin=True)
-    return plot
+    # At once: what is set one by one is checked against all of the rest each time, ten times as long.
+    return go.Figure(
+        layout={
+            "template": "none", "height": height, "margin": {"l": 34, "r": 8, "t": 10, "b": 30}, "font": {"size": 12},
+            "showlegend": False, "barmode": "overlay", "dragmode": False, "hovermode": "closest",
+            "xaxis": {"fixedrange": True, "showgrid": False, "showline": True, "automargin": True},
+            "yaxis": {"fixedrange": True, "automargin": True},
+        }
+    )  # fmt: skip
 
 
 def entry(series: Series, label: str = "", evidence: Evidence | None = None) -> LegendEntry:
