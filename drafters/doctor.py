@@ -41,6 +41,8 @@ _ERROR: Final = 0.05
 """Chance of an interval that misses, over all readings together."""
 _LEAST: Final = 0.02
 """Share of what is accepted by which a reading has to be better: less is no sign of a convention misread."""
+_MAY: Final = 0.05
+"""Share of what is accepted by which a reading is worth more answers though it is not surely better."""
 _FURTHER: Final = 2
 """Conventions beside a pair that are looked for, each in a reading of its own."""
 _BEST: Final = 3
@@ -190,6 +192,15 @@ class Diagnosis:
         others = [r for r in self.readings if r is not base and self.gain(r, base)[1] > -near]
         found = [r for r in others if not self.surpasses(r, base) and not self.surpasses(base, r)]
         return [r for r in found if not any({*one.variant.words} < {*r.variant.words} for one in found)]
+
+    @property
+    def may_be_better(self) -> Reading | None:
+        """Where none is clearly better than the declared one, the reading that accepts most, if that is so much more that
+        more answers may make it sure."""
+        if self.better is not None or self.unsure is not None:
+            return None
+        most = max((r for r in self.readings if not self.parts(r)), key=self.length)
+        return most if self.gain(most)[0] > _MAY * self.length(self.readings[0]) else None
 
 
 def _ahead(more: Floats) -> tuple[int, int]:

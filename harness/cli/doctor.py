@@ -222,6 +222,13 @@ def _print(seen: _Examined, checkpoint: str) -> None:
         alike = [reading.variant.name for reading in found.alike]
         told = f"; cannot be told apart from: {', '.join(alike)}" if alike else ""
         say(console, f"The declared conventions fit: none is clearly better{told}.")
+        if (open_ := found.may_be_better) is not None:
+            more, low, high = found.gain(open_)
+            say(
+                console,
+                f"{open_.variant.name} may be better all the same, {more:+.2f} ({low:+.2f} to {high:+.2f}): more answers than "
+                f"{len(found.anchors)} tell (--texts N, and --prompts where there are no more)",
+            )
     if seen.left_out:
         say(console, f"left out: {counted(seen.left_out, 'answer')}, too short or mostly of one token")
     if told := asked_with({"chat_template": seen.chat_template}):
