@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,9 @@ decide by thresholds of their own, so there must be confidences around any."""
 GAMMA, TOKENS, START = 4, 4, 0
 BATCHES = (1, 2, 5, 8, 40)
 """Requests that decode together, in turn."""
-_MOST, _LONGEST, _STEPS = 512, 16, 300
-"""What a compiled form is held to the policy in: requests of the largest batch, the longest block, steps at random."""
-_TIMED = 50
+_MOST, LONGEST, _STEPS = 512, 16, 300
+"""What a policy is asked about beyond what is decoded, and a compiled form held to it in: requests of the largest batch, the
+longest block, steps at random."""
 TOGETHER = 8
 """Times that all of these go by before a policy begins anew: what it learns reaches so far."""
 
@@ -57,21 +56,6 @@ class Texts:
         return float(1 - self.lengths[0] / self.lengths.sum())
 
 
-def deciding_s(spec: PolicySpec, requests: int, seed: int) -> float:
-    """Seconds that a policy takes to decide for a step of so many requests in plain Python, the median of many steps."""
-    policy, rng = spec.bind(_cost()), np.random.default_rng(seed)
-    load, took_s = StepLoad(requests, context_tokens=500 * requests), list[float]()
-    for _ in range(_TIMED):
-        shown = rng.random((requests, GAMMA)).tolist()
-        past = [[_any_round(rng, GAMMA, requests)] for _ in range(requests)]
-        began_s = perf_counter()
-        k = min(policy.draft(load, GAMMA), GAMMA)
-        verified = verify_lengths(policy, StepView(policy, [k] * requests, [c[:k] for c in shown], past, load=load))
-        policy.learn(verified, [0] * requests)
-        took_s.append(perf_counter() - began_s)
-    return float(np.median(took_s))
-
-
 def law() -> Floats:
     """P of every text of `TOKENS` tokens after `START`, [3^TOKENS]: what a lossless policy must leave as it is."""
     texts = np.array(list(itertools.product(range(3), repeat=TOKENS)))
@@ -87,7 +71,7 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     if not spec.lossless:
         raise InputError(f"policy {spec}: says of itself that it is not lossless: there is nothing to check")
     progress(0)
-    _check_form(spec, seed)
+    _check_longer(spec, seed)
     rng = np.random.default_rng(seed)
     first = counts, lengths = _decoded(spec, rng)
     repeats = _same(_decoded(spec, np.random.default_rng(seed)), first)
@@ -100,32 +84,31 @@ def texts_under(spec: PolicySpec, samples: int, seed: int, progress: Callable[[i
     return Texts(counts, lengths, repeats)
 
 
-def _check_form(spec: PolicySpec, seed: int) -> None:
-    """Raise InputError where its compiled form decides otherwise in what is not decoded here: longer blocks, larger batches,
-    drafts that are cut, prompts and contexts beside them."""
+def _check_longer(spec: PolicySpec, seed: int) -> None:
+    """Ask a policy about what is not decoded here: longer blocks, larger batches, drafts that are cut, prompts and contexts
+    beside them. Raises InputError where it looks at what it must not, or its compiled form decides otherwise."""
     policy = spec.bind(_cost())
-    if (form := policy.compiled()) is None:
-        return
-    loads = [(StepLoad(requests), gamma) for gamma in (1, GAMMA, _LONGEST) for requests in range(1, _MOST + 1)]
-    for load, gamma in loads:
-        _check_drafts(spec, policy, form, load, gamma)
+    form = policy.compiled()
+    if form is not None:
+        for gamma, requests in itertools.product((1, GAMMA, LONGEST), range(1, _MOST + 1)):
+            _check_drafts(spec, policy, form, StepLoad(requests), gamma)
     rng = np.random.default_rng(seed)
     for load, gamma in [_any_load(rng) for _ in range(_STEPS)]:
-        k = _check_drafts(spec, policy, form, load, gamma)
+        k = min(policy.draft(load, gamma), gamma) if form is None else _check_drafts(spec, policy, form, load, gamma)
         drafted = [k if rng.random() < 0.5 else int(rng.integers(0, k + 1)) for _ in range(load.decoding)]
         shown = [rng.random(n).tolist() for n in drafted]
         past = [[_any_round(rng, gamma, load.decoding)] * int(rng.integers(0, 2)) for _ in drafted]
-        verified, form_verified = (
-            verify_lengths(one, StepView(one, drafted, shown, past, load=load)) for one in (policy, form)
-        )
-        for n, own, formed in zip(drafted, verified, form_verified, strict=True):
-            if own != formed:
+        verified = verify_lengths(policy, StepView(policy, drafted, shown, past, load=load))
+        formed = verified if form is None else verify_lengths(form, StepView(form, drafted, shown, past, load=load))
+        for n, own, its in zip(drafted, verified, formed, strict=True):
+            if own != its:
                 raise InputError(
-                    f"policy {spec}: its `compiled` verifies {formed} of {n} drafted tokens, and it {own} ({load})"
+                    f"policy {spec}: its `compiled` verifies {its} of {n} drafted tokens, and it {own} ({load})"
                 )
         accepted = [int(rng.integers(0, n + 1)) for n in verified]
         policy.learn(verified, accepted)
-        form.learn(verified, accepted)
+        if form is not None:
+            form.learn(verified, accepted)
 
 
 def _any_load(rng: np.random.Generator) -> tuple[StepLoad, int]:
@@ -136,7 +119,7 @@ def _any_load(rng: np.random.Generator) -> tuple[StepLoad, int]:
         prefill_tokens=prefilling * int(rng.integers(1, 100)), prefill_pairs=prefilling * int(rng.integers(1, 10_000)),
         context_tokens=int(rng.integers(0, 100_000)),
     )  # fmt: skip
-    return load, int(rng.integers(1, _LONGEST + 1))
+    return load, int(rng.integers(1, LONGEST + 1))
 
 
 def _any_round(rng: np.random.Generator, gamma: int, running: int) -> Round:
@@ -170,9 +153,9 @@ def _decoded(spec: PolicySpec, rng: np.random.Generator) -> tuple[Ints, Ints]:
 
 def _cost() -> StepCost:
     """Steps that a policy which weighs them has something to weigh of: dearer with every token, and with drafting."""
-    verify = 1.0 + 0.15 * np.arange((_LONGEST + 2) * _MOST, dtype=np.float64)
-    draft = np.repeat(0.05 * np.arange(_LONGEST + 1.0)[:, None], _MOST + 1, axis=1)
-    return StepCost(verify, verify, draft, np.zeros(_LONGEST + 1))
+    verify = 1.0 + 0.15 * np.arange((LONGEST + 2) * _MOST, dtype=np.float64)
+    draft = np.repeat(0.05 * np.arange(LONGEST + 1.0)[:, None], _MOST + 1, axis=1)
+    return StepCost(verify, verify, draft, np.zeros(LONGEST + 1))
 
 
 def _batch(policy: Policy, form: Policy | None, requests: int, rng: np.random.Generator, lengths: Ints) -> list[list[int]]:

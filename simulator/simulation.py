@@ -433,7 +433,7 @@ class SlowSimulator:
     @property
     def clock_s(self) -> float:
         """See `Simulator`."""
-        return self._engine.clock_s
+        return self._engine.ends_s
 
     def run_until(self, until_s: float) -> bool:
         """See `Simulator`."""

@@ -19,6 +19,8 @@ SURE = 1e-6
 """A lossless policy is called lossy no more often than this."""
 RUNNING, STEP_S = 32, 0.02
 """The server for which is told how long a policy takes to simulate."""
+_DRAFTED, _RESPONSES, _TOKENS, _TIMED = 7, 32, 200, 400
+"""Tokens that its drafter drafts, answers and their tokens, and steps that are timed."""
 UNTESTED = 3
 """Exit code where too little was verified to test, or where no result of a policy can be had again."""
 POWER = 0.8
@@ -45,17 +47,23 @@ def check_policy(
             with watching() as watcher:
                 found = texts_under(spec, texts, seed, lambda done: watcher.advance(f"decoding under {spec}", done, texts))
         except (PeekError, CausalityError) as error:
-            raise AnswerIsNo(f"{error}; no engine could run it") from None
+            why = f"{error}; no engine could run it"
+            if as_json:
+                unknown = dict.fromkeys(("chi2", "usual", "p", "could_have_seen", "repeats", "step_ms"))
+                print_json("policy", {
+                    "policy": str(spec), "texts": 0, "seed": seed, "verified": [], "tested": False, "lossless": False,
+                    "refused": why, **unknown,
+                })  # fmt: skip
+            raise AnswerIsNo(why) from None
         tested = _tested(found)
+        step_s = _step_s(spec, seed) if spec.own is not None and spec.own.slow else None
         if as_json:
             total, rounds = int(found.counts.sum()), found.lengths / found.lengths.sum()
-            print_json(
-                "policy",
-                {
-                    "policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), "repeats": found.repeats,
-                    "tested": found.verified >= SELDOM, **asdict(tested),
-                },
-            )  # fmt: skip
+            print_json("policy", {
+                "policy": str(spec), "texts": total, "seed": seed, "verified": rounds.tolist(), "repeats": found.repeats,
+                "tested": found.verified >= SELDOM, **asdict(tested), "refused": None,
+                "step_ms": None if step_s is None else 1e3 * step_s,
+            })  # fmt: skip
         if not tested.lossless:
             raise AnswerIsNo(
                 f"policy {spec}: is not lossless: texts have another law than the target's, χ² {tested.chi2:.0f} where "
@@ -63,8 +71,13 @@ def check_policy(
             )
         if not as_json:
             _print(str(spec), found, tested)
-            if spec.own is not None and spec.own.slow:
-                _print_pace(spec, seed)
+            if step_s is not None:
+                say(
+                    plain_console(),
+                    f"In plain Python a step of {RUNNING} requests takes {1e3 * step_s:.2g} ms to simulate, deciding and "
+                    f"all else: a simulated minute of steps of {1e3 * STEP_S:g} ms takes {60 / STEP_S * step_s:.2g} s, "
+                    "hardly any under a policy of this package.",
+                )
         if spec != NO_DRAFTER and (found.verified < SELDOM or not found.repeats):
             raise typer.Exit(UNTESTED)
 
@@ -99,26 +112,52 @@ def _chance(p: float) -> str:
     return f"p {p:.2g}" if p > 0 else "p < 1e-300"
 
 
-def _print_pace(spec: PolicySpec, seed: int) -> None:
-    """How long it takes to simulate."""
-    from simulator.losslessness import deciding_s
+def _step_s(spec: PolicySpec, seed: int) -> float:
+    """Seconds that a step takes to simulate under a policy that has no compiled form."""
+    from time import perf_counter
 
-    step_s = deciding_s(spec, RUNNING, seed)
-    say(
-        plain_console(),
-        f"In plain Python it decides for {RUNNING} requests in {1e3 * step_s:.2g} ms: a simulated minute of steps of "
-        f"{1e3 * STEP_S:g} ms takes {60 / STEP_S * step_s:.2g} s longer than under a policy of this package.",
-    )
+    import numpy as np
+
+    from simulator.engine.reference import Reference
+    from simulator.engine.state import REQUEST
+    from simulator.hardware.cost import StepCost
+    from simulator.records import Anchors
+    from simulator.setup import EngineLimits
+    from simulator.traces import Trace, TracedResponse
+
+    rng, shape = np.random.default_rng(seed), (_TOKENS - 1, _DRAFTED)
+    whole, sure = np.full(shape[0], _DRAFTED, np.uint8), np.ones(shape, np.float32)
+    anchors = [
+        Anchors(whole, rng.integers(0, _DRAFTED + 1, shape[0]).astype(np.uint8), sure, rng.random(shape, np.float32))
+        for _ in range(_RESPONSES)
+    ]
+    told = [TracedResponse("any", "any", f"any/{i}", 0, 1) for i in range(_RESPONSES)]
+    trace, step_tokens = Trace.join("any", list(zip(told, anchors, strict=True))), 2 * RUNNING * (_DRAFTED + 1)
+    verify_s = STEP_S * (1 + np.arange(step_tokens + 1) / step_tokens)
+    cost = StepCost(verify_s, verify_s, np.zeros((_DRAFTED + 1, RUNNING + 1)), np.zeros(_DRAFTED + 1))
+    asked = np.zeros(_TIMED * RUNNING, REQUEST)
+    asked["prompt_tokens"], asked["output_tokens"], asked["response"] = 1, _TOKENS, np.arange(len(asked)) % _RESPONSES
+    limits = EngineLimits(request_cap=RUNNING, step_tokens=step_tokens)
+    engine = Reference(trace, spec.bind(cost), cost, limits, 10**9, iter(asked), users=RUNNING, seed=seed)
+    began_s = perf_counter()
+    engine.run_until(_TIMED * STEP_S)
+    return (perf_counter() - began_s) / max(int(engine.totals["steps"]), 1)
 
 
 def _print(policy: str, found: Texts, tested: Tested) -> None:
+    from simulator.losslessness import GAMMA, LONGEST
+
     total, rounds, console = int(found.counts.sum()), int(found.lengths.sum()), plain_console()
     so_far = f"χ² {tested.chi2:.0f} where {tested.usual} is usual, {_chance(tested.p)}"
     verified = found.verified
     if not verified:
         say(console, f"{policy}: verified nothing in {rounds:,} rounds: that is lossless, and nothing of it was tested.")
         return
-    say(console, f"{policy}: lossless as far as {total:,} texts tell: {so_far}.")
+    say(
+        console,
+        f"{policy}: lossless as far as {total:,} texts tell, of drafts of {GAMMA} tokens: {so_far}. In drafts of up to "
+        f"{LONGEST} it looked at nothing that it must not.",
+    )
     if verified < SELDOM:
         say(console, f"It verified drafts in {verified:.1%} of rounds alone: what it does then was hardly tested.")
     say(

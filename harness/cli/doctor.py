@@ -226,8 +226,8 @@ def _print(seen: _Examined, checkpoint: str) -> None:
             more, low, high = found.gain(open_)
             say(
                 console,
-                f"{open_.variant.name} may be better all the same, {more:+.2f} ({low:+.2f} to {high:+.2f}): more answers than "
-                f"{len(found.anchors)} tell (--texts N, and --prompts where there are no more)",
+                f"{open_.variant.name} may be better all the same, {more:+.2f} ({low:+.2f} to {high:+.2f}): more answers "
+                f"than {len(found.anchors)} tell (--texts N, and --prompts where there are no more)",
             )
     if seen.left_out:
         say(console, f"left out: {counted(seen.left_out, 'answer')}, too short or mostly of one token")

@@ -1,8 +1,9 @@
 """The serving engine once more, slow and obvious: a heap of events and plain objects. The compiled engine must equal it.
 
-Events have an order, (time, kind, number). A step's end comes first: its tokens are committed, finished requests leave and
-in a closed loop their users' next requests fall due. Arrivals of that time come next, and steps start last; of replicas
-whose steps start together the first goes first.
+Events have an order, (time, kind, number). A step's end comes first: finished requests leave, and in a closed loop their
+users' next requests fall due. Arrivals of that time come next, and steps start last; of replicas whose steps start together
+the first goes first. What a step brings is known and counted when it starts, so that both engines have counted the same
+until any time; but for how many requests a replica has, nobody else looks at it before it ends.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Replica:
 
 
 class Reference:
-    """One simulation: `rows` are requests that have finished, in order of finishing, `totals` the sums."""
+    """One simulation: `rows` are requests that have finished, in the order in which their last steps began."""
 
     def __init__(
         self, trace: Trace, policy: Policy, cost: StepCost, limits: EngineLimits, kv_tokens: int, stream: Iterable[Any], *,
@@ -141,7 +142,8 @@ class Reference:
         """All events before a time; False once there are none left."""
         while self.events and self.events[0][0] < until_s:
             time_s, kind, number, what = heappop(self.events)
-            self.inside_s += (self.totals["arrived"] - self.totals["finished"]) * (time_s - self.clock_s)
+            inside = sum(len(replica.running) + len(replica.waiting) for replica in self.replicas)
+            self.inside_s += inside * (time_s - self.clock_s)
             self.clock_s = time_s
             if kind == END:
                 self._end_step(time_s, *what)
@@ -152,13 +154,19 @@ class Reference:
                 self._arrive(time_s, asked)
         return bool(self.events)
 
+    @property
+    def ends_s(self) -> float:
+        """When the last step that has begun ends."""
+        return max([self.clock_s, *(time_s for time_s, *_ in self._ends())])
+
     def check_conservation(self) -> None:
         """Every token and request is somewhere, and Little's law holds: ∫ requests in the system dt = Σ their time in it."""
-        inside = [job for replica in self.replicas for job in (*replica.running, *replica.waiting)]
-        sums = self.totals
+        there = [job for replica in self.replicas for job in (*replica.running, *replica.waiting)]
+        inside, sums = [job for job in there if job.left], self.totals
         assert sums["emitted"] == sums["finished_tokens"] + sum(job.emitted for job in inside), "tokens were lost"
         assert sums["arrived"] == sums["finished"] + len(inside), "requests were lost"
-        times_s = sums["sojourn_s"] + sum(self.clock_s - job.arrival_s for job in inside)
+        yet_s = sum(len(leaving) * (time_s - self.clock_s) for time_s, _, _, (_, leaving) in self._ends())
+        times_s = sums["sojourn_s"] - yet_s + sum(self.clock_s - job.arrival_s for job in inside)
         assert abs(self.inside_s - times_s) <= 1e-6 * max(self.inside_s, 1e-9), "Little's law does not hold"
 
     def _plan_next(self) -> None:
@@ -194,7 +202,7 @@ class Reference:
             self._plan(time_s, START, r)
 
     def _start_step(self, time_s: float, r: int) -> None:
-        """Who runs, how much is drafted and verified, and how long that takes; its outcome waits for the end."""
+        """Who runs, how much is drafted and verified, how long that takes, and what comes of it."""
         replica = self.replicas[r]
         preempted = self._preempt(replica)
         decoding = [job for job in replica.running if job.prefill_left == 0]
@@ -216,7 +224,7 @@ class Reference:
         }  # fmt: skip
         for name, value in sums.items():
             self.totals[name] += value
-        self._plan(time_s + step_s, END, (r, decoding, rounds))
+        self._plan(time_s + step_s, END, (r, self._commit(time_s + step_s, r, decoding, rounds)))
 
     def _reserved(self, jobs: list[Job]) -> int:
         """KV tokens these requests hold or may write in a step; a block that several hold is there once."""
@@ -322,10 +330,11 @@ class Reference:
             rounds.append(Visit(drafted[i], verified, accepted, committed, tuple(confidence)))
         return rounds, asked
 
-    def _end_step(self, time_s: float, r: int, decoding: list[Job], rounds: list[Visit]) -> None:
+    def _commit(self, end_s: float, r: int, decoding: list[Job], rounds: list[Visit]) -> list[Job]:
+        """What a step brings that ends then; returns the requests that leave."""
         replica = self.replicas[r]
         replica.policy.learn([round_.verified for round_ in rounds], [round_.accepted for round_ in rounds])
-        self._burst(time_s, decoding)
+        self._burst(end_s, decoding)
         self.totals["committed"] += sum([round_.committed for round_ in rounds])
         for job, round_ in zip(decoding, rounds, strict=True):
             drafted, verified, accepted, committed, _ = round_
@@ -342,15 +351,29 @@ class Reference:
                 if job.prefill_left == 0:
                     self._hold(replica, job, job.blocks)
                 if job.prefill_left == 0 and job.emitted == 0:
-                    job.first_s = job.burst_s = time_s
+                    job.first_s = job.burst_s = end_s
                     self._emit(job, 1, 0)
                 elif job.prefill_left == 0:
-                    self._burst(time_s, [job])
+                    self._burst(end_s, [job])
                     self._emit(job, 1, 1)
-        for job in [job for job in replica.running if job.left == 0]:
-            self._finish(time_s, r, job)
+        leaving = [job for job in replica.running if job.left == 0]
+        for job in leaving:
+            self._count(end_s, r, job)
+        return leaving
+
+    def _end_step(self, time_s: float, r: int, leaving: list[Job]) -> None:
+        replica = self.replicas[r]
+        for job in leaving:
+            replica.running.remove(job)
+            self._release(replica, job)
+            if self.closed:
+                self._plan(time_s + job.think_s, ARRIVAL)
         replica.stepping = False
         self._plan_step(time_s, r)
+
+    def _ends(self) -> list[tuple[float, int, int, Any]]:
+        """The ends of steps that have begun."""
+        return [event for event in self.events if event[1] == END]
 
     def _burst(self, time_s: float, jobs: list[Job]) -> None:
         """Users who have seen tokens before see more of them; most have waited equally long, since the step before."""
@@ -372,19 +395,16 @@ class Reference:
             job.reading = others[draw(self.seed, job.number, job.segment) % len(others)]
             job.at = self.offsets[job.reading]
 
-    def _finish(self, time_s: float, r: int, job: Job) -> None:
-        self.replicas[r].running.remove(job)
-        self._release(self.replicas[r], job)
+    def _count(self, end_s: float, r: int, job: Job) -> None:
+        """A request that leaves at the end of a step."""
         sums = self.totals
         sums["finished"] += 1
         sums["finished_tokens"] += job.emitted
-        sums["sojourn_s"] += time_s - job.arrival_s
+        sums["sojourn_s"] += end_s - job.arrival_s
         self.rows.append((
             job.number, job.response, r, job.prompt_tokens, job.output_tokens,
-            job.arrival_s, job.first_s, time_s, job.rounds, job.drafted, job.verified, job.accepted, job.preemptions,
+            job.arrival_s, job.first_s, end_s, job.rounds, job.drafted, job.verified, job.accepted, job.preemptions,
         ))  # fmt: skip
-        if self.closed:
-            self._plan(time_s + job.think_s, ARRIVAL)
 
 
 def _others(trace: Trace, times: Sequence[int] | None) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ from simulator import simulation
 from simulator.engine.loop import _mix
 from simulator.engine.reference import Reference, draw
 from simulator.engine.rules import rule_of
-from simulator.engine.state import REQUEST, Limits, Records, bin_of, new_state, with_more_jobs
+from simulator.engine.state import REQUEST, ROW, Limits, Records, bin_of, new_state, with_more_jobs
 from simulator.errors import InputError
 from simulator.hardware.cost import StepCost, rates
 from simulator.policies import PolicySpec
@@ -64,34 +64,47 @@ class Case:
 
     def run(self, cuts: tuple[float, ...] = ()) -> tuple[Records, Simulator]:
         """Compiled; rows by request."""
-        parts: list[Records] = []
+        *_, (rows, _), simulator = self.runs(cuts)
+        return rows[np.argsort(rows["request"])], simulator
+
+    def runs(self, cuts: tuple[float, ...]) -> list[Any]:
+        """Compiled: (rows so far, sums so far) at each cut and at the end; and the simulator."""
+        parts, seen = list[Records](), list[Any]()
         policy = PolicySpec.parse(self.policy).bind(self.believed)
         with patch.multiple(simulation, CHUNK=self.chunk, ROWS=self.rows):
             simulator = Simulator(
                 prepare(self.trace), policy, self.cost, self.limits, self.kv_tokens, self._chunks(),
                 users=self.users, seed=self.seed, on_rows=parts.append, blocks=self.blocks,
             )  # fmt: skip
-            for until_s in cuts:
-                simulator.run_until(until_s)
-            assert not simulator.run_until(np.inf)
-        simulator.flush()
-        rows = np.concatenate(parts)
-        return rows[np.argsort(rows["request"])], simulator
+            for until_s in (*cuts, np.inf):
+                more = simulator.run_until(until_s)
+                simulator.flush()
+                seen.append((np.concatenate(parts), {**sums_of(simulator.totals), "bursts": simulator.bursts.tolist()}))
+        assert not more
+        return [*seen, simulator]
 
     def reference(self) -> tuple[Records, Reference]:
         """Slow; rows by request."""
+        slow = self.slow()
+        rows = slow.run()
+        slow.check_conservation()
+        return rows[np.argsort(rows["request"])], slow
+
+    def slow(self) -> Reference:
         policy = PolicySpec.parse(self.policy).bind(self.believed)
-        slow = Reference(
+        return Reference(
             self.trace, policy, self.cost, self.limits, self.kv_tokens, iter(self.requests),
             users=self.users, seed=self.seed, blocks=self.blocks,
         )  # fmt: skip
-        rows = slow.run()
-        assert (np.diff(rows["finish_s"]) >= 0).all()
-        return rows[np.argsort(rows["request"])], slow
 
     def _chunks(self) -> Iterator[Records]:
         for at in range(0, len(self.requests), self.chunk):
             yield self.requests[at : at + self.chunk]
+
+
+def sums_of(totals: Any) -> dict[str, Any]:
+    """Sums by name, but for one that is added up in another order."""
+    return {name: totals[0][name].item() for name in totals.dtype.names if name != "sojourn_s"}
 
 
 def some_trace(rng: np.random.Generator, lengths: list[int], gamma: int, *, ragged: bool, sure: bool, fresh: bool) -> Trace:
@@ -208,6 +221,19 @@ class TestAgainstTheReference:
     @quick
     def test_small_cases(self, case: Case) -> None:
         assert_same(case)
+
+    @given(case=cases(), cuts=st.lists(st.floats(0, 60), min_size=1, max_size=5).map(sorted))
+    @settings(quick, max_examples=200)
+    def test_both_have_counted_the_same_until_any_time(self, case: Case, cuts: list[float]) -> None:
+        """What is measured is made of slices: of other slices, other intervals."""
+        *seen, _ = case.runs(tuple(cuts))
+        slow = case.slow()
+        for until_s, (rows, sums) in zip([*cuts, np.inf], seen, strict=True):
+            slow.run_until(until_s)
+            slow.check_conservation()
+            np.testing.assert_array_equal(rows, np.array(slow.rows, ROW))
+            told = {name: slow.totals[name] for name in sums if name != "bursts"}
+            assert sums == {**told, "bursts": slow.bursts.tolist()}
 
     @pytest.mark.parametrize("policy", ["fixed:2", "lagged_scheduler:2/0.5", "prefix_scheduler"])
     def test_more_waiting_than_there_was_room_for(self, policy: str) -> None:

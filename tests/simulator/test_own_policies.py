@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from simulator.replay import replay
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Simulator, SlowSimulator, prepare, redrawn, simulate, start
 from simulator.traces import Trace, TracedResponse
+from tests.documented import differences
 
 THRESHOLD = """
 from simulator.policies import Policy, StepView
@@ -480,10 +482,24 @@ def test_a_policy_that_looks_past_the_contract_is_found_out(tmp_path: Path) -> N
         chance("oracle")
 
 
+def test_what_looks_too_early_in_longer_drafts_alone_is_found_and_told_as_json(tmp_path: Path) -> None:
+    """Drafts of four tokens are decoded; of what it does in longer ones it is asked."""
+    looks = ("n = step.drafted(request)", "step.confidence(request, n) if n > 4 else 0", "step.admit(request, n)")
+    late = "".join(f"\n            {line}" for line in looks)
+    early = ALL.replace("\n            step.admit(request, step.drafted(request))", late)
+    early = early.replace("(Policy):", "(Policy):\n    reads_confidences = True\n", 1)
+    told = CliRunner().invoke(app, ["check-policy", f"{own(tmp_path, early)}:All", "--texts", "10000", "--json"])
+    assert told.exit_code == 1, told.output
+    found = json.loads(told.stdout)
+    assert (found["lossless"], found["texts"], found["chi2"]) == (False, 0, None)
+    assert "no engine could run it" in found["refused"]
+    assert differences(told.stdout) == []
+
+
 def test_a_policy_that_verifies_nothing_is_not_called_tested(tmp_path: Path) -> None:
     idle = own(tmp_path, ALL.replace("step.admit(request, step.drafted(request))", "pass"))
     told = CliRunner().invoke(app, ["check-policy", f"{idle}:All", "--texts", "10000"])
     assert told.exit_code == 3
     assert "verified nothing" in told.stdout
-    assert "In plain Python it decides for 32 requests in" in " ".join(told.stdout.split())
+    assert "In plain Python a step of 32 requests takes" in " ".join(told.stdout.split())
     assert "χ²" not in told.stdout
