@@ -227,17 +227,23 @@ def _verdict(advice: Advice) -> str:
 
     match advice.verdict:
         case "keep":
-            few = advice.server.drafts.drafts < FEWEST
-            return f"keep K = {advice.acceptance.gamma}" + (" until more is known" if few else "")
+            few = " until more is known" if advice.server.drafts.drafts < FEWEST else ""
+            if table := advice.server.settings.table:
+                return f"keep K by batch size as it is{few}: {_rows(table)}"
+            return f"keep K = {advice.acceptance.gamma}{few}"
         case "off":
             return "turn speculation off at these loads"
         case "by_batch":
-            rows = "; ".join(f"{first} to {last} running: {k}" for first, last, k in advice.rows)
-            return f"K by batch size: {rows}"
+            return f"K by batch size: {_rows(advice.rows)}"
         case _ if advice.k == advice.acceptance.gamma:
             return f"draft K = {advice.k} at every load: at some the server drafted less, or nothing"
         case _:
             return f"set K to {advice.k}, from {advice.acceptance.gamma}"
+
+
+def _rows(table: Sequence[tuple[int, int, int]]) -> str:
+    """K by batch size, in words."""
+    return "; ".join(f"{first} to {last} running: {k}" for first, last, k in table)
 
 
 def _why(advice: Advice) -> list[str]:

@@ -6,7 +6,7 @@ known: from the log itself, or from a profile. Longer drafts are never one: noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -179,7 +179,9 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
         loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
-        expected=_expected(server, acceptance, k, verdict), cannot=tuple(_cannot(server, acceptance, costs, kind)),
+        expected=(verdict == "by_batch" and _expected_of(rows, acceptance, costs, weights))
+        or _expected(server, acceptance, k, verdict),
+        cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
 
@@ -291,15 +293,41 @@ def _expected(server: Server, acceptance: Acceptance, k: int, verdict: Verdict) 
         length, gamma = acceptance.lengths_drawn(k), acceptance.gamma
         shares = zip(server.drafts.survival, acceptance.survival, acceptance.survivals.T, strict=False)
         return Expected(
-            gamma=gamma, length=_scaled(server.length, per_draft(acceptance, gamma).value, length),
-            tokens_per_step=step, positions=tuple(_scaled(share, float(one), draws) for share, one, draws in shares),
+            gamma=gamma, length=scaled(server.length, per_draft(acceptance, gamma).value, length),
+            tokens_per_step=step, positions=tuple(scaled(share, float(one), draws) for share, one, draws in shares),
         )  # fmt: skip
     return Expected(
         gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
     )  # fmt: skip
 
 
-def _scaled(value: float, whole: float, draws: Floats) -> Estimate:
+def _expected_of(
+    rows: Sequence[tuple[int, int, int]], acceptance: Acceptance, costs: Costs, weights: Mapping[int, int]
+) -> Expected | None:
+    """What files show of K by batch size at the loads that were served: each draft is as long as its row has it, and there
+    are as many of it as steps with it. None where no load that was served drafts."""
+    most = max(k for _, _, k in rows)
+    drafts, positions, value = np.zeros(1), np.zeros((most, 1)), np.zeros(most + 1)
+    for running, n in weights.items():
+        k = _k_at(rows, running)
+        often = n * running / costs.seconds(k, running)
+        size = min(len(often), len(acceptance.survivals))
+        own, mean = often[:size], float(np.median(often))
+        if k:
+            drafts = drafts + own
+            value[0] += mean
+            value[1 : k + 1] += mean * acceptance.survival[:k]
+            positions = positions + np.where(np.arange(most)[:, None] < k, own * acceptance.survivals[:size, :most].T, 0.0)
+    if not value[0]:
+        return None
+    shares, drawn = value[1:] / value[0], positions / drafts
+    return Expected(
+        gamma=most, length=Estimate.around(float(1 + shares.sum()), 1 + drawn.sum(0)), tokens_per_step=None,
+        positions=tuple(Estimate.around(float(share), own) for share, own in zip(shares, drawn, strict=True)),
+    )  # fmt: skip
+
+
+def scaled(value: float, whole: float, draws: Floats) -> Estimate:
     """What was counted, as wide in proportion as the draws of what it is a part of."""
     return Estimate.around(value, draws * (value / whole if whole else 0.0))
 
@@ -311,7 +339,7 @@ def served_step(server: Server, acceptance: Acceptance) -> Estimate:
     if acceptance.shortener == "engine":
         value = 1 + acceptance.coverage * (server.length - 1)
     apart = (server.coverage or 0.0) <= _ALWAYS < acceptance.coverage
-    return _scaled((not apart and server.tokens_per_step) or value, whole, drawn)
+    return scaled((not apart and server.tokens_per_step) or value, whole, drawn)
 
 
 def per_draft(acceptance: Acceptance, k: int) -> Estimate:

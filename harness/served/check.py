@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.served.acceptance import acceptance_of
-from harness.served.advice import FEWEST, Advice, Estimate, per_draft
+from harness.served.advice import FEWEST, Advice, Estimate, per_draft, scaled
 from harness.served.observed import Interval
 from harness.served.server import Server
 from simulator.numbers import counted
@@ -83,6 +83,9 @@ def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -
         )
     elif not later.speculates:
         bad.append(f"the later files hold no drafts, and K = {advice.k} was to be")
+    elif advice.rows and not later.settings.table and later.gamma != advice.k:
+        table = "; ".join(f"{first} to {last} running: {k}" for first, last, k in advice.rows)
+        bad.append(f"K is {later.gamma} at every load in the later files, and K by batch size was advised ({table})")
     elif later.gamma != advice.k and advice.verdict == "keep":
         bad.append(f"K is {later.gamma} in the later files, and {advice.k} was to be kept: they are of another setting")
     elif later.gamma != advice.k:
@@ -97,6 +100,14 @@ def _check_length(advice: Advice, later: Server, bad: list[str], unsure: list[st
     length, promised = per_draft(now, k), per_draft(advice.acceptance, k)
     apart = Estimate.of(now.lengths_drawn(k) - advice.acceptance.lengths_drawn(k))
     told = f"{length.value:.2f} ({length.low:.2f} to {length.high:.2f}) tokens per draft, {promised.value:.2f} were expected"
+    shown = length
+    if advice.rows:  # loads differ from those of before: what is held against them is what hangs on none
+        whole = per_draft(now, later.gamma)
+        shown = scaled(later.length, whole.value, now.lengths_drawn(later.gamma))
+        told = (
+            f"{shown.value:.2f} tokens per draft as long as the loads had them, {advice.expected.length.value:.2f} were "
+            f"expected at the loads of before; of {k} tokens: {told}"
+        )
     if apart.high < 0 and length.value < promised.value * (1 - _CLOSE):
         differences = now.survival[:k] / np.maximum(advice.acceptance.survival[:k], 1e-9) - 1
         first = int(np.argmax(differences < -_CLOSE)) if (differences < -_CLOSE).any() else k - 1
@@ -107,7 +118,7 @@ def _check_length(advice: Advice, later: Server, bad: list[str], unsure: list[st
         unsure.append(f"{told}: that may be chance; a longer log tells")
     else:
         good.append(told)
-    return length
+    return shown
 
 
 def _reason(first: int) -> str:

@@ -173,6 +173,29 @@ def test_steps_without_drafts_say_where_it_turns(tmp_path: Path) -> None:
         assert HEAVY.speed(k, n) > 0.93 * max(HEAVY.speed(any_k, n) for any_k in range(4))
 
 
+def test_what_a_table_should_show_is_what_a_log_under_it_shows(tmp_path: Path) -> None:
+    """Drafts are as long as their load has them: fewer tokens than drafts of K, and fewer at late positions."""
+    loads = [int(n) for n in np.clip(np.round(24 * np.exp(1.2 * np.sin(np.arange(240) / 27))), 1, 128)]
+    told = advised(tmp_path, vllm_log(HEAVY, loads, k=lambda n: 3 if n <= 40 else 0, clumped=0.1))
+    rows, expected = told["rows"], told["expected"]
+    assert isinstance(rows, list)
+    assert isinstance(expected, dict)
+    table = f"'num_speculative_tokens': 3, 'num_speculative_tokens_per_batch_size': {rows}"
+    later = vllm_log(HEAVY, loads, k=lambda n: next(k for first, last, k in [*rows, (1, 10**6, 0)] if first <= n <= last))
+    (tmp_path / "later.log").write_text(later.replace("'num_speculative_tokens': 3", table))
+    server = together(*read_files([tmp_path / "later.log"]))
+    assert expected["tokens_per_draft"]["value"] == pytest.approx(server.length, rel=0.02)
+    assert [one["value"] for one in expected["positions"]] == pytest.approx(list(server.drafts.survival), abs=0.02)
+    kept = " ".join(run("advise", tmp_path / "later.log").stdout.split())
+    assert f"keep K by batch size as it is: {rows[0][0]} to {rows[0][1]} running: {rows[0][2]}" in kept
+    checked = run("advise", tmp_path / "file.log", "--check", tmp_path / "later.log")
+    assert f"{server.length:.2f}" in checked.stdout
+    assert checked.exit_code == 0
+    (tmp_path / "flat.log").write_text(vllm_log(replace(HEAVY, survival=HEAVY.survival[:2]), loads))
+    undone = run("advise", tmp_path / "file.log", "--check", tmp_path / "flat.log")
+    assert "K by batch size was advised" in " ".join(undone.stdout.split())
+
+
 def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own words for SGLang's K by batch size change K while it runs, which its log does not say."""
     (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))

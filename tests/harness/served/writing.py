@@ -85,7 +85,7 @@ def vllm_log(
             lines.append(
                 f"{stamp} [metrics.py:120] SpecDecoding metrics: Mean acceptance length: {1 + accepted / steps:.2f}, "
                 f"Accepted throughput: {accepted / EVERY_S:.2f} tokens/s, Drafted throughput: "
-                f"{steps * gamma / EVERY_S:.2f} tokens/s, Accepted: {accepted} tokens, Drafted: {steps * gamma} tokens, "
+                f"{steps * now / EVERY_S:.2f} tokens/s, Accepted: {accepted} tokens, Drafted: {steps * now} tokens, "
                 f"Per-position acceptance rate: {rates}, Avg Draft acceptance rate: {100 * accepted / steps / gamma:.1f}%"
             )
     return "\n".join(lines) + "\n"
