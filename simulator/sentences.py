@@ -100,11 +100,11 @@ def _enough(d: Decision, holds: Range) -> str:
         return f"{where} {'are' if many else 'is'} enough: {it}."
     if holds.value < 1:
         return f"{where} {'are' if many else 'is'} not enough: {it}."
-    surely = (
-        f"; {counted(math.ceil(d.replicas / holds.low - 1e-9), 'replica')} would be at its lower end"
-        if holds.low > 0
-        else ""
-    )
+    surely = ""
+    if holds.low > 0:
+        replicas = math.ceil(d.replicas / holds.low - 1e-9)
+        gpus = f" on {counted(d.gpus, 'GPU')} each, {replicas * d.gpus} GPUs in all," if (d.gpus or 1) > 1 and d.gpus else ""
+        surely = f"; {counted(replicas, 'replica')}{gpus} would be at its lower end"
     return f"{where} may be enough, and may not: {it}{surely}."
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.console import print_json, print_table, say
+from results.figures.common import drafted_by_load
 from results.figures.study import HowFar
 from results.store.commands import typed
 from results.store.database import Store
@@ -21,6 +22,7 @@ from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
 from simulator.records import SERVED
 from simulator.sentences import sentences, told
+from simulator.serving.command import batch_rows
 from simulator.sla import promises
 from tuner.by_load import OF_THE_TABLE, no_row
 from tuner.objective import KEEPS_UP, WANTED
@@ -87,9 +89,15 @@ def _print_table_of_all_loads(study: StoredStudy, console: Console, out: Path) -
         one = typed("tuner", "export", name, "--concurrency", "USERS", out=out)
         say(console, f"\nThe command at one of these loads: {one}")
         return
-    gains = ", ".join(f"{_over_none(row)} at {load.label}" for load, row in tables.items())
-    who = _who(next(iter(tables.values())))
-    say(console, f"\nOne table for all of these loads, {who}, gains over no speculation, the profile held, {gains}.")
+    run = next(iter(tables.values())).configuration
+    gains = ", ".join(f"{_over_none(row)} at {load.label}{study.loads[load].other_cap(run)}" for load, row in tables.items())
+    rows = batch_rows(run.policy, run.recording.gamma, run.request_cap)
+    who = f"{run.recording.short}, {run.request_cap:,} requests at a time"
+    say(console, f"\nOne table for all of these loads: {who}, draft {drafted_by_load(rows)}.")
+    say(console, f"Its gains over no speculation, the profile held: {gains}.")
+    decided = [own.decision for own in study.loads.values() if own.decision is not None and not own.decision.reason]
+    for last in decided[-1:]:
+        say(console, f"Traffic: {last.traffic}." + (f" To be surer: {last.next}." if last.next else ""))
     for line in (OF_THE_TABLE, *(no_row(load) for load in study.loads if load not in tables)):
         say(console, line[0].upper() + line[1:] + ".")
     say(console, f"Its command: {typed('tuner', 'export', name, out=out)}")

@@ -17,6 +17,7 @@ from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
+from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
 from tuner.trial import closest, read_trials
 
@@ -65,6 +66,16 @@ class AtLoad(msgspec.Struct, frozen=True, kw_only=True):
         """What was confirmed of a configuration, the winner's or beside it; None where that came to no figures."""
         rows = (self.winner, *self.beside)
         return next((r for r in rows if r is not None and r.configuration == configuration and r.figures is not None), None)
+
+    def other_cap(self, run: Configuration) -> str:
+        """What to say where no speculation, over which gains are told, does best with fewer or more requests at a time than
+        `run` and not all users are served at once; empty where it makes no difference."""
+        rows = [r for r in (self.winner, *self.beside) if r is not None and r.configuration.policy == NO_DRAFTER]
+        told = [(value, r.configuration.request_cap) for r in rows if (value := r.of("throughput")[0]) is not None]
+        cap = max(told)[1] if told else run.request_cap
+        users = max((r.load.users or 0 for r in rows), default=0)
+        apart = cap != run.request_cap and users > min(cap, run.request_cap)
+        return f" (which does best with {cap} at a time)" if apart else ""
 
 
 class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):

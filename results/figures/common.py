@@ -64,6 +64,11 @@ def is_baseline(kind: str, system: System) -> bool:
     return system.recording.kind == kind and k is not None and min(k, system.recording.gamma) == 1
 
 
+def drafted_by_load(rows: Sequence[tuple[int, int, int]]) -> str:
+    """K by batch size in words, of rows (first, last, k)."""
+    return listed([f"{k} with {f'{first} to {last}' if last > first else last} running" for first, last, k in rows])
+
+
 def listed(items: Sequence[str]) -> str:
     """The items as one writes a list in a sentence: a, b and c."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -17,7 +17,7 @@ from results.change import SURE
 from results.comparison import chance_of_lead
 from results.figures import sweep
 from results.figures.accepted_length import accepted_length
-from results.figures.common import listed
+from results.figures.common import drafted_by_load, listed
 from results.figures.intervals import FEWEST_UNITS
 from results.figures.speed import FEWEST_PROMPTS, speed
 from results.figures.step_time import step_s
@@ -100,12 +100,15 @@ def from_table(
     slas, found = study.plan.slas, next(iter(tables.values())).configuration
     bounds = f", with {' and '.join(map(promise, slas))}" if slas else ""
     rows = batch_rows(found.policy, found.recording.gamma, found.request_cap)
-    told = listed([f"{k} with {f'{first} to {last}' if last > first else last} running" for first, last, k in rows])
+    told = drafted_by_load(rows)
     gains = []
     for load, row in tables.items():
         gain, half = row.of(OVER_NONE)
         assert gain is not None
-        interval = "no interval" if half is None else f"95 % {gain - half:+.1%} to {gain + half:+.1%}"
+        interval = "no interval" if half is None else f"95 % with the profile held {gain - half:+.1%} to {gain + half:+.1%}"
+        alone = next((g for one in decided if one.load == load for g in one.gains if g.over == "no speculation"), None)
+        if alone is not None:  # of what is best at that load by itself: the table's own was not drawn with other profiles
+            interval += f"; with the profile's errors, as for its load alone, {alone.all.low:+.0%} to {alone.all.high:+.0%}"
         gains.append(Gain(f"{gain:+.0%}", f"over no speculation at {load.label}", interval))
     facts = [f"Alone it would be, with the profile's errors: {sentences(one)[0]}" for one in decided]
     lost = [load.label for load in study.plan.loads if load not in tables]
@@ -138,7 +141,8 @@ def from_study(study: Study) -> Headline | None:
     for name, base in bases:
         if base is not None and base.place != 0 and base.gain is not None:
             half = base.gain_half_width
-            interval = "no interval" if half is None else f"95 % {base.gain - half:+.1%} to {base.gain + half:+.1%}"
+            held = "" if half is None else f"95 % with the profile held {base.gain - half:+.1%} to {base.gain + half:+.1%}"
+            interval = held or "no interval"
             gains.append(Gain(f"{base.gain:+.0%}", f"{figure} over {name} at {at}", interval))
     tokens = [f"{tau:.2f} of {name}" for name, base in bases if base is not None and (tau := base.of("tau")[0]) is not None]
     (tau, _), (budget, _) = winner.of("tau"), winner.of("budget")
