@@ -42,7 +42,7 @@ def test_it_opens_with_the_study_then_the_sweep_then_what_was_recorded() -> None
     add_study(con)
     text = Page(compose.render(con, RUN)).text
     assert f"{where}: at 64 users, run dspark γ=7 prefix_scheduler." in text
-    assert "+50% throughput over MTP-1 at 64 users 95 % +45.0% to +55.0%" in text
+    assert "+50% throughput over MTP-1 at 64 users 95 % with the profile held +45.0% to +55.0%" in text
     assert "+160% throughput over no speculation" in text
 
 

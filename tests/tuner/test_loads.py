@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from results.store.database import Store
 from results.store.studies import Studies, StudyConfirmation
+from simulator.configuration import Configuration
 from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users
@@ -23,7 +25,7 @@ from tuner.display import by_role, capacity
 from tuner.export import export_study
 from tuner.k_by_batch import row_ends
 from tuner.objective import KEEPS_UP, Scenario, TrialJob, weighted
-from tuner.stored import read_study
+from tuner.stored import AtLoad, read_study
 from tuner.study import resume_study, start_study
 
 BOTH = SeveralLoads(((Users(4), 1), (Users(16), 3)))
@@ -50,6 +52,27 @@ def both(store: Store) -> str:
         replicas=2,
         gpu_hour=3.6,
     )
+
+
+def test_what_no_speculation_does_best_with_is_said_where_it_matters() -> None:
+    """Of 256 users at a time another number is served; of 64 all are, whatever the cap."""
+
+    def plain(users: int, cap: int, tokens: float) -> StudyConfirmation:
+        common: dict[str, Any] = dict.fromkeys(("error", "gain", "gain_half_width", "violations", "feasible"))
+        figures = {"throughput": tokens}
+        return StudyConfirmation(
+            load=Users(users), place=1, role="default", configuration=Configuration.plain(cap), exact=True, prompts=1, draws=1, figures=figures,
+            half_widths=None, **common,
+        )  # fmt: skip
+
+    def found(users: int) -> AtLoad:
+        beside = [plain(users, 256, 900.0), plain(users, 224, 950.0)]
+        return AtLoad(trials={}, errors=[], decision=None, winner=None, beside=beside, closest=None, sensitivities=[])
+
+    table = replace(configuration("mtp", 1, "k_by_batch:8=1/64=0"), request_cap=256)
+    assert found(256).other_cap(table) == " (which does best with 224 at a time)"
+    assert found(64).other_cap(table) == ""
+    assert found(256).other_cap(replace(table, request_cap=224)) == ""
 
 
 def test_rows_of_one_role_stand_together() -> None:
