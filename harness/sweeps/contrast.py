@@ -29,11 +29,17 @@ Rows = Sequence[tuple[SweepPoint, Simulation]]
 
 
 def contrasts(
-    plan: SweepPlan, against: PolicySpec, rows: Rows, recordings: Recordings, watcher: Watcher
-) -> Iterator[Contrast]:
-    """Every configuration against the same recording under `against`, by load; `rows` are points and what came of them.
+    plan: SweepPlan,
+    against: PolicySpec,
+    rows: Rows,
+    recordings: Recordings,
+    watcher: Watcher,
+    known: Sequence[Contrast] = (),
+) -> Iterator[Sequence[Contrast]]:
+    """Every configuration against the same recording under `against`, load by load; `rows` are points and what came of them.
 
-    What gave nothing, or has no such twin, is left out.
+    What gave nothing, or has no such twin, is left out. `known` are those of an earlier end: loads that lack none of theirs
+    are not simulated again.
     """
     found = [
         (point, row)
@@ -44,6 +50,10 @@ def contrasts(
     prepared: dict[Recording, Prepared] = {}
     groups = [(load, pairs) for load in loads if (pairs := _pairs([p for p, _ in found if p.setup.load == load], against))]
     for number, (load, pairs) in enumerate(groups):
+        kept = {one.candidate: one for one in known if one.load == load and one.against == against}
+        if all(one.configuration in kept for one, _ in pairs):
+            yield [kept[one.configuration] for one, _ in pairs]
+            continue
         points = list({point.number: point for pair in pairs for point in pair}.values())
         for recording in dict.fromkeys(point.recording for point in points):
             prepared.setdefault(recording, prepare(recordings.trace(recording)))
@@ -67,16 +77,13 @@ def contrasts(
         except InputError as error:  # of one policy, at one load
             watcher.say(f"{load.label}: nothing is compared: {error}")
             continue
-        for one, twin in pairs:
-            mine, theirs = sampled[one.configuration], sampled[twin.configuration]
-            yield Contrast(
-                load=load,
-                candidate=one.configuration,
-                against=against,
-                figure=figure,
-                draws=sum(d.off for d in draws),
-                gain=gain_of(str(against), mine, theirs, draws),
+        yield [
+            Contrast(
+                load=load, candidate=one.configuration, against=against, figure=figure, draws=sum(d.off for d in draws),
+                gain=gain_of(str(against), sampled[one.configuration], sampled[twin.configuration], draws),
             )
+            for one, twin in pairs
+        ]  # fmt: skip
 
 
 def figure_of_load(load: Load) -> Figure:

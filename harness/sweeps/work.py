@@ -16,9 +16,9 @@ from harness.console import Watcher
 from harness.sweeps.contrast import contrasts
 from harness.sweeps.decision import sweep_decision
 from harness.sweeps.plan import SweepPoint
-from results.store.contrasts import keep_contrasts
+from results.store.contrasts import Contrast, keep_contrasts, read_contrasts
 from results.store.database import Store
-from results.store.decisions import keep_decision
+from results.store.decisions import decisions, keep_decision
 from results.store.lease import leased
 from results.store.provenance import command_line, git_revision, package_versions
 from results.store.recordings import Recordings
@@ -163,9 +163,14 @@ def _finish(
     if simulated and all(row.error for _, row in simulated):
         raise InputError(f"nothing could be simulated: {simulated[0][1].error}")
     store.finish_sweep(sweep_id)
+    with store.reading() as connection:
+        known, decided = read_contrasts(connection, sweep_id), bool(decisions(connection, sweep_id))
     if plan.against is not None:
-        keep_contrasts(store, sweep_id, list(contrasts(plan, plan.against, simulated, recordings, watcher)))
-    if plan.decision_draws:
+        found = list[Contrast]()
+        for of_load in contrasts(plan, plan.against, simulated, recordings, watcher, known):
+            found += of_load
+            keep_contrasts(store, sweep_id, found)  # load by load: each takes as long as a sweep
+    if plan.decision_draws and not (decided and not left):  # decisions are made last, of all points
         decision = sweep_decision(store, run_id, plan, simulated, recordings, watcher)
         if decision is not None:
             keep_decision(store, sweep_id, decision)

@@ -14,6 +14,7 @@ from harness.cli.app import app
 from results.report.compose import compose
 from results.store.contrasts import read_contrasts
 from results.store.database import Store
+from simulator.draws import sample
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import dump_profile
 from tests.documented import differences
@@ -115,3 +116,25 @@ def test_a_policy_that_is_left_out_is_nothing_to_compare_with(out: Path) -> None
     told = simulated(out, "--concurrency", "4", "--against", "threshold:0.5", code=2)
     assert "--against threshold:0.5" in told.splitlines()[-1]
     assert "--policy" in told.splitlines()[-1]
+
+
+def test_what_was_compared_is_not_compared_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between loads, a sweep goes on with the next; one that has ended shows what it found."""
+    asked = ("--concurrency", "2,8", "--policy", "fixed:1,fixed:7", "--against", "fixed:7")
+    whole = simulated(out, *asked)
+    sweep, compared = whole.split()[1], list[int]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        compared.append(1)
+        return sample(*args, **more)
+
+    monkeypatch.setattr("harness.sweeps.contrast.sample", counted)
+    monkeypatch.setattr("harness.sweeps.decision.sample", counted)
+    again = CliRunner().invoke(app, ["simulate", "--resume", sweep, "--out", str(out)])
+    assert (again.stdout, compared) == (whole, [])
+    with Store(out / "specyard.duckdb").writing() as con:
+        con.execute("DELETE FROM contrasts WHERE sweep_id = ? AND load LIKE 'users:8/%'", [sweep])
+        con.execute("DELETE FROM decisions WHERE subject = ?", [sweep])
+    again = CliRunner().invoke(app, ["simulate", "--resume", sweep, "--out", str(out)])
+    assert again.stdout == whole
+    assert len(compared) == 2  # one load, and what to run

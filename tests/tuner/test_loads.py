@@ -59,10 +59,9 @@ def test_what_no_speculation_does_best_with_is_said_where_it_matters() -> None:
 
     def plain(users: int, cap: int, tokens: float) -> StudyConfirmation:
         common: dict[str, Any] = dict.fromkeys(("error", "gain", "gain_half_width", "violations", "feasible"))
-        figures = {"throughput": tokens}
         return StudyConfirmation(
-            load=Users(users), place=1, role="default", configuration=Configuration.plain(cap), exact=True, prompts=1, draws=1, figures=figures,
-            half_widths=None, **common,
+            load=Users(users), place=1, role="default", configuration=Configuration.plain(cap), exact=True, prompts=1,
+            draws=1, figures={"throughput": tokens}, half_widths=None, **common,
         )  # fmt: skip
 
     def found(users: int) -> AtLoad:
