@@ -17,6 +17,17 @@ WORTH_TELLING = 0.01
 """A gain of what an engine cannot run that is told though it is not sure."""
 
 
+_ENOUGH_DRAWS = 40
+"""Draws of which the ends of an interval are not nearly the least and the most."""
+
+
+def too_few_draws(draws: int) -> str:
+    """What to say of intervals of so few draws; empty of enough."""
+    return (
+        "" if draws >= _ENOUGH_DRAWS else f", of which fewer than {_ENOUGH_DRAWS} give intervals too narrow for their 95 %"
+    )
+
+
 def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) -> list[str]:
     """The decision for people: what to run first, then gains, then what is unsure. Without the command and its notes.
 
@@ -84,7 +95,8 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         said.append(f"{d.engine_name} cannot run {d.better.over}, which {surely} {more}.")
     errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
     said.append(
-        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors ({errors})."
+        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors "
+        f"({errors}){too_few_draws(d.draws)}."
     )
     if d.next:
         said.append(f"To be surer: {d.next}.")

@@ -267,7 +267,7 @@ def _print_rows(
 def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
     """Every policy against one of them, a row a load: what it gives more, with both intervals; a table for each figure."""
     from simulator.decision import FIGURES
-    from simulator.sentences import signed
+    from simulator.sentences import signed, too_few_draws
 
     say(console, f"Against {found[0].against}, on the same recording and in the same draws of prompts and seeds:")
     for figure in dict.fromkeys(one.figure for one in found):
@@ -283,7 +283,8 @@ def _print_contrasts(console: Console, found: Sequence[Contrast]) -> None:
         heads = ["drafter · policy", "load", FIGURES[figure], "95 %", "profile held"]
         print_table(console, heads, lines, ("profile held",))
     draws = min(one.draws for one in found)
-    say(console, f"{draws} draws of prompts, seeds and the profile's errors; an interval that holds 0 shows no difference.")
+    of = f"{draws} draws of prompts, seeds and the profile's errors{too_few_draws(draws)}"
+    say(console, f"{of}; an interval that holds 0 shows no difference.")
 
 
 Cell = Callable[["Simulation"], str]
