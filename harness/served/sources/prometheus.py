@@ -46,7 +46,11 @@ class Scrape:
         merged = list[tuple[Text, list[Samples]]]()
         for text in texts:
             found = list(_scrapes(text, prefix))
-            like = [own for _, own in merged if len(own) == len(found) and not _shared(own, found)]
+            like = [
+                own for other, own in merged
+                if len(own) == len(found) and not _shared(own, found)
+                and not cls(other, own[0]).is_another(cls(text, found[0]))
+            ]  # fmt: skip
             if like:
                 for own, more in zip(like[0], found, strict=True):
                     own.update(more)
