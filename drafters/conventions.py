@@ -31,7 +31,9 @@ _FLIPPED: Final[Mapping[str, tuple[str, ...]]] = {
     "norm_weight": get_args(NormWeight), "vocabulary_map": get_args(VocabularyMap),
 }  # fmt: skip
 """Conventions by field, and what each can be."""
-DECISIVE: Final = {"taps", "layout", "order", "residual", "tap_norm", "norm_weight", "vocabulary_map", "markov_rank"}
+DECISIVE: Final = {
+    "taps", "layout", "order", "residual", "tap_norm", "norm_weight", "vocabulary_map", "markov_rank", "mask_token",
+}  # fmt: skip
 """Fields of which a wrong one may leave a drafter nothing."""
 _BASES: Final = (1e4, 5e5, 1e6)
 """Bases of rotary angles that most models have."""

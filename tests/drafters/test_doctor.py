@@ -453,6 +453,8 @@ def less_one(_: dict[str, Any], tensors: Tensors) -> None:
          "taps one lower and layout anchor-first"),
         ("speculators_eagle3", together(absolute, reversed_pairs), "d2t ids and order feature, embedding"),
         ("speculators_dflash", together(taps(1), said("sample_from_anchor", True)), "taps one lower and layout fill-in"),
+        ("speculators_dflash", together(said("sample_from_anchor", True), said("mask_token_id", 0)),
+         "layout fill-in and mask token 3 for 0"),
         ("speculators_dspark_fill_in", together(taps(1), less_one), "taps one lower and norms × 1 + w"),
         ("zlab_dflash", together(taps(-1), said("rope_theta", 1e6)), "taps one higher and rotary plain, base 10000"),
         ("eagle3_specforge", reversed_taps, "taps joined in reverse order"),
