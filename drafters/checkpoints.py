@@ -293,6 +293,13 @@ def plain_tensors(
     """
     named = {declared.names(key): value for key, value in tensors.items()}
     found = {key: value for key, value in named.items() if key is not None}
+    for theirs, value in tensors.items():
+        if (key := declared.names(theirs)) is not None and found[key] is not value and not torch.equal(value, found[key]):
+            raise InputError(f"checkpoint {name}: has {key} under two names, of which {theirs} is one, with other numbers")
+    table = found.get("d2t")
+    renames = table is not None and bool(table.any()) and not torch.equal(table.long(), torch.arange(len(table)))
+    if renames and not declared.settings.reduced:
+        raise InputError(f"checkpoint {name}: d2t renames tokens, and its config says that it drafts all: one is wrong")
     mask = next((value for key, value in tensors.items() if bare(key) == "t2d"), None)
     marks = [] if mask is None else mask.flatten().nonzero().flatten().tolist()
     if declared.settings.reduced and "d2t" not in found:

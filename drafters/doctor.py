@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from math import comb
@@ -84,6 +84,8 @@ class Diagnosis:
     """Ways that accept no more than is declared of the few texts that were tried: no more was read in them."""
     verifier: str = ""
     """The target that the checkpoint names; empty where it names none."""
+    base: float | None = None
+    """Base of the rotary angles that it declares."""
 
     @property
     def error(self) -> float:
@@ -152,8 +154,14 @@ class Diagnosis:
         most = max(clear, key=self.length)
         rivals = [r for r in clear if r is most or not any(self.surpasses(other, r) for other in clear)]
         nearest = min(rivals, key=lambda r: (len(r.variant.words), -self.length(r)))
-        alike = (r for r in rivals if r.variant.changes.keys() == nearest.variant.changes.keys())
-        return next((r for r in alike if THEIRS in r.variant.words), nearest)
+        alike = [r for r in rivals if r.variant.changes.keys() == nearest.variant.changes.keys()]
+        own = (r for r in alike if len(r.variant.words) == len(nearest.variant.words) and self._of_base(r))
+        return next((r for r in alike if THEIRS in r.variant.words), next(own, nearest))
+
+    def _of_base(self, reading: Reading) -> bool:
+        """Whether a reading turns otherwise than declared, and by the base that is declared."""
+        shape = reading.variant.changes.get("shape")
+        return shape is not None and shape.rotary.get("rope_theta") == self.base
 
     @property
     def leading(self) -> Reading:
@@ -269,9 +277,14 @@ def diagnose(
     if seen.wrong or not seen.found().beats_chance:  # or two that each leave nothing
         seen.together(combinations([one for one in singles if one.changes.keys() & DECISIVE], 2))
     for _ in range(_FURTHER):  # or a third, and a fourth; or a second, where the best is not the one that accepts most
-        so_far = seen.found().best.variant
+        best_yet = seen.found().best
+        so_far = best_yet.variant
         if so_far.words:
             seen.together((so_far, other) for other in singles)
+        if "taps" in so_far.changes:  # of several taps another may be wrong besides
+            for other in neighbours(replace(declared.settings, taps=so_far.changes["taps"]), target):
+                if other.changes["taps"] != declared.settings.taps:
+                    seen.glance(merged(so_far, other), best_yet)
     if seen.failure and not any(reading.accepted.any() for reading in seen.readings):
         raise seen.failure
     advance(len(seen.tried), len(seen.tried))
@@ -305,11 +318,14 @@ class _Readings:
                 self.readings.append(Reading(variant, nothing, nothing, (0.0,) * self._gamma))
         self._told(variant)
 
-    def glance(self, variant: Variant) -> None:
-        """Draft a few of the texts so and, where more is accepted of them than as declared, all."""
+    def glance(self, variant: Variant, base: Reading | None = None) -> None:
+        """Draft a few of the texts so and, where more is accepted of them than of `base`, by default as declared, all."""
+        if frozenset(variant.words) in self.tried:
+            return None
         few = slice(None, None, _GLANCE)
         with suppress(InputError, ValueError):  # `read` tells why
-            if self._reading(variant, self._texts[few]).accepted.sum() <= self.readings[0].accepted[few].sum():
+            least = (base or self.readings[0]).accepted[few].sum()
+            if self._reading(variant, self._texts[few]).accepted.sum() <= least:
                 self._dismissed.append(variant.name)
                 return self._told(variant)
         return self.read(variant)
@@ -337,7 +353,7 @@ class _Readings:
             self._declared.format, self._declared.conventions, self._gamma,
             np.array([text.anchors for text in self._texts], np.float64), commonest,
             tuple(self.readings), tuple(self._impossible), tuple(self._dismissed),
-            self._declared.verifier,
+            self._declared.verifier, self._declared.settings.shape.rotary.get("rope_theta"),
         )  # fmt: skip
 
     def _told(self, variant: Variant) -> None:

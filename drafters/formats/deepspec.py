@@ -22,6 +22,7 @@ from drafters.formats.contract import (
     markov_of,
     mask_token,
 )
+from drafters.formats.dflash import LAYOUT_KEYS, layout_of
 from drafters.formats.files import Checkpoint, bare, computes_nothing
 from drafters.kinds.settings import BlockSettings, PairSettings
 
@@ -75,10 +76,14 @@ def _read(of: Checkpoint, target: TargetFacts) -> Declared:
     gamma = fields.gamma(core.gamma, core.default_gamma)
     if core.name == "block":
         rank, head = markov_of(of, fields)
+        # DeepSpec's own code knows one layout; what others have trained in its form says another by their readers' keys.
+        layout = layout_of(fields, True) if any(of.raw.get(key) is not None for key in LAYOUT_KEYS) else "anchor-first"
         settings = BlockSettings(
-            **every, block=gamma, mask_token=mask_token(of, fields, target), markov_rank=rank, markov_head=head,
+            **every, layout=layout, block=gamma, mask_token=mask_token(of, fields, target), markov_rank=rank,
+            markov_head=head,
             confidence=confidence_of(of, fields, rank, on=False, joined=False),
         )  # fmt: skip
+        gamma = settings.most_drafted
     else:
         settings = PairSettings(**every, **core.settings)
     return Declared("DeepSpec", settings, core.name, gamma, _names, assumed=assumed(of.raw, fields))

@@ -47,6 +47,10 @@ _TAPS: Final = (
 """Fields that say the taps, in the order in which they are looked for, and whether they count layers' outputs."""
 
 
+LAYOUT_KEYS: Final = {"sample_from_anchor": True, "query_zero_predicts_next": True, "dspark_bonus_anchor": False}
+"""Keys that say the layout, and what each says where the anchor's slot predicts the first token."""
+
+
 def default_taps(target_layers: int, draft_layers: int) -> list[int]:
     """Layers whose outputs are tapped where no ids are given: evenly spaced from 1 to L − 3."""
     if draft_layers == 1:
@@ -56,7 +60,7 @@ def default_taps(target_layers: int, draft_layers: int) -> list[int]:
 
 def layout_of(fields: Fields, anchor_first: bool) -> Layout:
     """Which slot predicts which token, by any of the keys that say so, else as `anchor_first` tells."""
-    for key, means in (("sample_from_anchor", True), ("query_zero_predicts_next", True), ("dspark_bonus_anchor", False)):
+    for key, means in LAYOUT_KEYS.items():
         if fields.get(key) is not None:
             anchor_first = fields.flag(key, means) is means
             break

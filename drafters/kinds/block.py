@@ -97,17 +97,22 @@ class DSpark(LearnedDrafter):
 
     def drafts(self, context: Context, anchor: Tensor, chooses: Sequence[Choose]) -> list[Draft]:
         hidden = self._block(context, anchor)
+        state = hidden.new_zeros(*anchor.shape, self.markov_head.rank if self.markov_head else 0)
+        if self.settings.layout == "fill-in":
+            if self.markov_head is not None:  # the anchor's slot drafts nothing, and moves a state on all the same
+                _, state = self.markov_head.step(self.markov_head.markov_w1(anchor), hidden[:, :, 0], state)
+            hidden = hidden[:, :, 1:]
         base = self.head(hidden)
-        return [self._read_out(hidden, base, anchor, choose) for choose in chooses]
+        return [self._read_out(hidden, base, anchor, state, choose) for choose in chooses]
 
     def head(self, hidden: Tensor) -> Tensor:
         scale = self.settings.logit_scale
         return super().head(hidden) if scale is None else super().head(hidden * scale)
 
-    def _read_out(self, hidden: Tensor, base: Tensor, anchor: Tensor, choose: Choose) -> Draft:
-        """The sequential part: from hidden states [B, A, γ, d] and their logits, token by token."""
-        token, rank = anchor, self.markov_head.rank if self.markov_head else 0
-        state = hidden.new_zeros(*anchor.shape, rank)
+    def _read_out(self, hidden: Tensor, base: Tensor, anchor: Tensor, state: Tensor, choose: Choose) -> Draft:
+        """The sequential part: from hidden states [B, A, γ, d], their logits and the state before them [B, A, r], token by
+        token."""
+        token = anchor
         logits, confidence = [], []
         for k in range(self.gamma):
             step_logits, read = base[:, :, k], hidden[:, :, k]
@@ -126,7 +131,8 @@ class DSpark(LearnedDrafter):
         return Draft(torch.stack(logits, 2), torch.stack(confidence, 2) if confidence else None)
 
     def _block(self, context: Context, anchor: Tensor) -> Tensor:
-        """h_1..h_γ [B, A, γ, d]: one pass over the block, which starts at the anchor's position."""
+        """Hidden states of all slots [B, A, γ, d], filled in one more: one pass over the block, which starts at the anchor's
+        position."""
         unread = self.settings.layout == "fill-in"
         slots = torch.arange(self.gamma + unread, device=anchor.device)
         positions = context.visible.unsqueeze(-1) + slots
@@ -143,7 +149,7 @@ class DSpark(LearnedDrafter):
                 return out
 
             x = layer(x, attend)
-        hidden: Tensor = self.norm(x[:, :, 1:] if unread else x)
+        hidden: Tensor = self.norm(x)
         return hidden
 
     def _masks(self, context: Context, positions: Tensor, window: int | None) -> Masks:

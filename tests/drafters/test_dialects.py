@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +22,13 @@ from drafters.checkpoints import load_drafter
 from drafters.checkpoints import publish as write_as
 from drafters.families.layers import LayerShape
 from drafters.families.registry import FAMILIES, make_layer, read_shape, shape_config
+from drafters.kinds.block import DSpark
 from drafters.kinds.learned import LearnedDrafter
 from drafters.rotary import frequencies
 from drafters.target import Target
 from simulator.errors import InputError
 from tests.drafters.conftest import HIDDEN, MASK, VOCAB, micro_config
-from tests.drafters.test_formats import LAYER, NESTED, PUBLISHED, Build, build, drafted, publish
+from tests.drafters.test_formats import LAYER, NESTED, PUBLISHED, TEXT, Build, build, drafted, publish
 
 __all__ = ["build"]
 Raw = dict[str, Any]
@@ -495,3 +497,59 @@ def test_a_drafts_embeddings_are_the_tables_own(name: str, own: bool, build: Bui
         loaded = load_drafter(str(written(tmp_path / "unrounded", said, tensors)), gemma).to(torch.bfloat16)
         rows = loaded.embed_tokens.get_parameter("weight")[TOKENS]
         assert torch.equal(loaded.embed(TOKENS), (rows.float() * 4.01).to(torch.bfloat16))
+
+
+def test_a_filled_in_blocks_state_has_read_the_anchors_slot(build: Build, target: Target) -> None:
+    """As speculators' head, which walks all slots from the anchor's on, and drafts from the second: with another hidden
+    state of the anchor's slot alone, logits are others."""
+    drafter = build("speculators dspark")
+    assert isinstance(drafter, DSpark)
+    assert drafter.markov_head is not None
+    head, seeded = drafter.markov_head, torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 1, drafter.gamma + 1, HIDDEN, generator=seeded)
+    tokens = TOKENS[:, : drafter.gamma]
+    drafter_block = drafter._block
+    drafter._block = lambda context, anchor: hidden  # type: ignore[method-assign, assignment]
+    try:
+        with torch.inference_mode():
+            found = drafted(drafter, target, tokens)
+    finally:
+        drafter._block = drafter_block  # type: ignore[method-assign]
+    for row, anchor in enumerate((5, 8)):
+        first = int(TEXT[row, anchor])
+        state, before = torch.zeros(head.rank), [first, first, *tokens[row].tolist()]
+        for slot in range(drafter.gamma + 1):  # the first slot follows the anchor, which is read twice
+            bias, state = head.step(head.markov_w1.weight[before[slot]], hidden[row, 0, slot], state)
+            if slot:
+                expected = drafter.over_target(drafter.head(hidden[row, 0, slot]) + bias)
+                torch.testing.assert_close(found[row, slot - 1], expected)
+
+
+@pytest.mark.parametrize("said", [{"sample_from_anchor": False}, {"dspark_bonus_anchor": True}])
+def test_deepspecs_checkpoints_may_say_another_layout(said: Raw, make: Any, target: Target, tmp_path: Path) -> None:
+    """By the keys of those that read them; DeepSpec's own code has none, and one layout."""
+    write_as(make("dspark"), "deepspec", tmp_path / "as it is", target)
+    shutil.copytree(tmp_path / "as it is", tmp_path / "filled in")
+    config = json.loads((tmp_path / "filled in" / "config.json").read_text())
+    (tmp_path / "filled in" / "config.json").write_text(json.dumps(config | said))
+    own, other = (load_drafter(str(tmp_path / name), target) for name in ("as it is", "filled in"))
+    assert isinstance(own, LearnedDrafter)
+    assert isinstance(other, LearnedDrafter)
+    assert (own.conventions["layout"], other.conventions["layout"]) == ("anchor-first", "fill-in")
+    assert other.gamma == own.gamma - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [
+        ("EAGLE-3 (SafeAILab)", {"model.fc.weight": torch.ones(HIDDEN, 3 * HIDDEN)}, "under two names"),
+        ("EAGLE-3 (SpecForge, SGLang)", {"d2t": torch.arange(VOCAB).flip(0) - torch.arange(VOCAB)}, "d2t renames"),
+    ],
+)
+def test_tensors_that_contradict_are_refused(
+    name: str, more: Tensors, told: str, build: Build, target: Target, tmp_path: Path
+) -> None:
+    folder = publish(build(name), PUBLISHED[name], tmp_path / "checkpoint")
+    save_file({**load_file(folder / "model.safetensors"), **more}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=told):
+        load_drafter(str(folder), target)

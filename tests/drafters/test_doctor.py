@@ -445,6 +445,9 @@ def less_one(_: dict[str, Any], tensors: Tensors) -> None:
         ("eagle3_nvidia", tap(2, 1), "tap h[7] for h[8]"),
         ("zlab_dflash", tap(3, 1), "tap h[6] for h[7]"),
         ("speculators_dspark_anchor_first", tap(3, 1), "tap h[6] for h[7]"),
+        ("speculators_eagle3_residual", together(tap(0, -1), tap(1, -1)), "tap h[1] for h[0] and tap h[4] for h[3]"),
+        # Of bases that cannot be told apart the one that is declared.
+        ("eagle3_nvidia", said("rope_scaling", None), "rotary scaled as the target's, base 500000"),
         # Two at once: the second counts little while the first is wrong, or neither leaves anything by itself.
         ("eagle3_specforge", together(taps(1), said("norm_output", True)), "taps one lower and fed back before the norm"),
         ("eagle3_nvidia", together(taps(-1), said("norm_before_fc", False, "eagle_config")),
@@ -469,7 +472,7 @@ def test_a_convention_that_is_declared_wrong_is_named(name: str, wrong: Any, rig
     wrong(raw, tensors)
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     save_file(tensors, tmp_path / "model.safetensors")
-    little = " and " in right or "mask" in right
+    little = any(word in right for word in (" and ", "mask", "base 500000"))
     as_many = (24, 64) if little else ()  # what two at once leave is little: as many as the command takes by default
     target, texts = judged_by(reference(GOLDEN / name)["target"], *as_many)
     declared: Declared = read_declared(tmp_path, facts_of(target)._replace(beyond=1), name)
