@@ -71,6 +71,14 @@ def convert(source: str, to: str, folder: Path, target: TargetFiles | None = Non
     return declared
 
 
+def drafted_by(folder: Path, target: TargetFiles | None = None) -> int | None:
+    """γ by a checkpoint's own files, as whoever reads it takes it; None where that follows from a target that is not given."""
+    try:
+        return _declared(folder, str(folder), target)[0].gamma
+    except InputError:
+        return None
+
+
 def correct(declared: Declared, source: str, folder: Path, target: TargetFiles) -> str:
     """Write a checkpoint so that it declares how it is read in `declared`: in its own format or, where that has no place for
     it, in another; returns which. Raises InputError where none has."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from harness import stops
 from harness.console import plain_console, print_json, say, user_errors
 from harness.options import AsJson
 from simulator.errors import InputError
@@ -40,9 +41,13 @@ def convert(
 
             source = load_pair(asked_pair("tiny", target)[0]).target
         from drafters.conversion import convert as write
-        from drafters.conversion import read_target
+        from drafters.conversion import drafted_by, read_target
 
-        read = write(checkpoint, to, written, None if source is None else read_target(source))
+        files = None if source is None else read_target(source)
+        read = write(checkpoint, to, written, files)
+        if (again := drafted_by(written, files)) not in (None, read.gamma):
+            note = f"{to} has no place for the {read.gamma} tokens that it drafts: read again it drafts {again}"
+            stops.say(f"note: {note}; tell the engine how many (num_speculative_tokens)")
         if as_json:
             print_json("convert", {
                 "checkpoint": checkpoint, "target": target, "format": read.format, "gamma": read.gamma, "to": to,

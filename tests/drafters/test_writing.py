@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from drafters.checkpoints import load_drafter, publish, read_declared
-from drafters.conversion import convert, read_target, write_read
+from drafters.conversion import convert, drafted_by, read_target, write_read
 from drafters.formats.writing import FORMATS
 from drafters.kinds.learned import LearnedDrafter
 from harness.cli.app import app
@@ -276,3 +276,14 @@ def test_how_a_drafter_was_trained_goes_with_it(tmp_path: Path) -> None:
     assert (tmp_path / "made" / "training.json").read_text() == '{"steps": 4}'
     modes = {file.stat().st_mode for file in (tmp_path / "made").iterdir() if file.name != "training.json"}
     assert len(modes) == 1
+
+
+def test_tokens_that_a_format_has_no_place_for_are_told(tmp_path: Path) -> None:
+    """vLLM's EAGLE-3 has no field for γ: the bundled drafter's 7 are read again as what published ones have."""
+    done = converted(str(TINY / "eagle3"), str(tmp_path / "made"), "--to", "vllm", "--target", "tiny", "--json")
+    assert done.exit_code == 0, done.output
+    again = drafted_by(tmp_path / "made", read_target(str(TINY / "target")))
+    assert again is not None
+    assert ("no place for the 7 tokens" in done.stderr) == (again != 7)
+    done = converted(str(TINY / "eagle3"), str(tmp_path / "other"), "--to", "speculators", "--target", "tiny")
+    assert "no place for" not in done.stderr
