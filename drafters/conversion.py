@@ -72,7 +72,7 @@ def convert(source: str, to: str, folder: Path, target: TargetFiles | None = Non
 
 
 def drafted_by(folder: Path, target: TargetFiles | None = None) -> int | None:
-    """γ by a checkpoint's own files, as whoever reads it takes it; None where that follows from a target that is not given."""
+    """γ by a checkpoint's own files, as whoever reads it takes it; None where that follows from a target not given."""
     try:
         return _declared(folder, str(folder), target)[0].gamma
     except InputError:
