@@ -223,6 +223,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     if contrasted:
         console.print()
         _print_contrasts(console, contrasted)
+        if missing := [load.label for load in loads if load not in {one.load for one in contrasted}]:
+            say(console, f"not compared, or not yet (--resume {sweep_id} goes on): {', '.join(missing)}")
     for decision in decided.values() if decides else ():
         console.print()
         for line in [*told(decision), *_needed(plan, decision)]:

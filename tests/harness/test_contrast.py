@@ -135,6 +135,7 @@ def test_what_was_compared_is_not_compared_again(out: Path, monkeypatch: pytest.
     with Store(out / "specyard.duckdb").writing() as con:
         con.execute("DELETE FROM contrasts WHERE sweep_id = ? AND load LIKE 'users:8/%'", [sweep])
         con.execute("DELETE FROM decisions WHERE subject = ?", [sweep])
+    assert "not yet (--resume" in shown(out, sweep)
     again = CliRunner().invoke(app, ["simulate", "--resume", sweep, "--out", str(out)])
     assert again.stdout == whole
     assert len(compared) == 2  # one load, and what to run
