@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import Qwen3ForCausalLM
@@ -129,6 +129,7 @@ def judged(read: Callable[[Path], object], file: Path, folder: Path) -> str:
 @pytest.mark.parametrize("name", TEXTS)
 @settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
+@example(seed=758)  # averages of which some answers accept more than is drafted
 def test_broken_text_files(name: str, seed: int, tmp_path: Path) -> None:
     rng, folder = random.Random(seed), tmp_path / f"case{seed}"
     for other, (content, _) in TEXTS.items():

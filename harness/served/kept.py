@@ -163,6 +163,7 @@ def _steps_of_averages(survival: Shares, coverage: float, longer: Shares, output
     count = output - 1
     share, with_draft = _even(count, rng), _even(count, rng) < coverage
     accepted, drafted = ((share[:, None] < shares).sum(1) * with_draft for shares in (survival, longer))
+    drafted = np.maximum(drafted, accepted)  # an answer that is easier than the average may accept more than it drafts
     return Steps(drafted.astype(np.uint8), accepted.astype(np.uint8))
 
 
