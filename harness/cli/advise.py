@@ -223,27 +223,22 @@ def _sources(server: Server) -> str:
 
 
 def _verdict(advice: Advice) -> str:
-    from harness.served.advice import FEWEST
+    from harness.served.advice import FEWEST, rows_told
 
     match advice.verdict:
         case "keep":
             few = " until more is known" if advice.server.drafts.drafts < FEWEST else ""
             if table := advice.server.settings.table:
-                return f"keep K by batch size as it is{few}: {_rows(table)}"
+                return f"keep K by batch size as it is{few}: {rows_told(table)}"
             return f"keep K = {advice.acceptance.gamma}{few}"
         case "off":
             return "turn speculation off at these loads"
         case "by_batch":
-            return f"K by batch size: {_rows(advice.rows)}"
+            return f"K by batch size: {rows_told(advice.rows)}"
         case _ if advice.k == advice.acceptance.gamma:
             return f"draft K = {advice.k} at every load: at some the server drafted less, or nothing"
         case _:
             return f"set K to {advice.k}, from {advice.acceptance.gamma}"
-
-
-def _rows(table: Sequence[tuple[int, int, int]]) -> str:
-    """K by batch size, in words."""
-    return "; ".join(f"{first} to {last} running: {k}" for first, last, k in table)
 
 
 def _why(advice: Advice) -> list[str]:

@@ -174,13 +174,13 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         if beyond or (more.value > WORTH and more.low > -WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
+    of_rows = _expected_of(rows, acceptance, costs, weights) if verdict == "by_batch" else None
     off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
         loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
-        expected=(verdict == "by_batch" and _expected_of(rows, acceptance, costs, weights))
-        or _expected(server, acceptance, k, verdict),
+        expected=of_rows or _expected(server, acceptance, k, verdict),
         cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
@@ -325,6 +325,11 @@ def _expected_of(
         gamma=most, length=Estimate.around(float(1 + shares.sum()), 1 + drawn.sum(0)), tokens_per_step=None,
         positions=tuple(Estimate.around(float(share), own) for share, own in zip(shares, drawn, strict=True)),
     )  # fmt: skip
+
+
+def rows_told(table: Sequence[tuple[int, int, int]]) -> str:
+    """K by batch size, in words."""
+    return "; ".join(f"{first} to {last} running: {k}" for first, last, k in table)
 
 
 def scaled(value: float, whole: float, draws: Floats) -> Estimate:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.served.acceptance import acceptance_of
-from harness.served.advice import FEWEST, Advice, Estimate, per_draft, scaled
+from harness.served.advice import FEWEST, Advice, Estimate, per_draft, rows_told, scaled
 from harness.served.observed import Interval
 from harness.served.server import Server
 from simulator.numbers import counted
@@ -84,8 +84,8 @@ def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -
     elif not later.speculates:
         bad.append(f"the later files hold no drafts, and K = {advice.k} was to be")
     elif advice.rows and not later.settings.table and later.gamma != advice.k:
-        table = "; ".join(f"{first} to {last} running: {k}" for first, last, k in advice.rows)
-        bad.append(f"K is {later.gamma} at every load in the later files, and K by batch size was advised ({table})")
+        rows = rows_told(advice.rows)
+        bad.append(f"K is {later.gamma} at every load in the later files, and K by batch size was advised ({rows})")
     elif later.gamma != advice.k and advice.verdict == "keep":
         bad.append(f"K is {later.gamma} in the later files, and {advice.k} was to be kept: they are of another setting")
     elif later.gamma != advice.k:

@@ -99,7 +99,7 @@ def empty_plot(height: int) -> go.Figure:
     """An empty plot in the pages' manner; colours come from the page."""
     import plotly.graph_objects as go
 
-    # At once: what is set one by one is checked against all of the rest each time, ten times as long.
+    # At once: what is set one by one is checked against all of the rest each time.
     return go.Figure(
         layout={
             "template": "none", "height": height, "margin": {"l": 34, "r": 8, "t": 10, "b": 30}, "font": {"size": 12},

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from harness.served.observed import NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
+from harness.served.sources.log_parts import alone
 from harness.served.text import Text, by_writer
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -56,9 +57,10 @@ class LlamaCppLog:
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All requests that ended in the logs."""
         requests, method, most, drafter = list[ServedRequest](), "", 0, ""
-        without = 0
+        without, told = 0, list[str]()
         for text in texts:
-            found, left = _requests(text)
+            found, left, lost = _requests(text)
+            told += [f"{text.name}: {alone(lost)}"] * bool(lost)
             requests += found
             without += left
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
@@ -73,7 +75,7 @@ class LlamaCppLog:
             why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
             raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")
         drafts = pooled([one.drafts for one in requests])
-        notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says"]
+        notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says", *told]
         if without:
             notes.append(
                 f"{counted(without, 'request')} whose drafts all failed left out: how many there were is not written"
@@ -135,12 +137,12 @@ def _told(lines: Sequence[str]) -> list[dict[str, str]]:
     return told
 
 
-def _requests(text: Text) -> tuple[list[ServedRequest], int]:
-    """(requests, those left out) of each server that writes; one that was cut is left out."""
-    by, _ = by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS)
+def _requests(text: Text) -> tuple[list[ServedRequest], int, int]:
+    """(requests, those left out, lines left out) of each server that writes; one that was cut is left out."""
+    by, lost = by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS)
     writers = list(by.values())
     if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
-        writers = [text.lines]  # what stands before lines is no server's name
+        writers, lost = [text.lines], 0  # what stands before lines is no server's name
     found, without, size = list[ServedRequest](), 0, _most(text)
     for own in (one for lines in writers for one in _told(lines)):
         output = _OUTPUT.search(own.get("output", ""))
@@ -160,7 +162,7 @@ def _requests(text: Text) -> tuple[list[ServedRequest], int]:
                 output_s=float(output[1]) / 1e3,
             )
         )  # fmt: skip
-    return found, without
+    return found, without, lost
 
 
 def _drafts(own: dict[str, str], size: int) -> Drafts | None:
