@@ -92,11 +92,11 @@ def test_a_wrong_residual_is_caught(
 def test_accepting_too_much_is_caught(
     name: str, make: Callable[[str], Drafter], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So is an acceptance probability 15 % too high."""
+    """So is an acceptance probability 30 % too high."""
     honest = sampling_module.verify
 
     def eager(proposal, verified, target_probs, draws):  # type: ignore[no-untyped-def]
-        lower = sampling_module.Draws(draws.draft, draws.accept * 0.85, draws.final)
+        lower = sampling_module.Draws(draws.draft, draws.accept * 0.7, draws.final)
         return honest(proposal, verified, target_probs, lower)
 
     monkeypatch.setattr("drafters.decoding.verify", eager)

@@ -212,7 +212,7 @@ def test_dense_records_replay_as_a_loop_that_reads_everything_again(recurrent: T
 def test_a_wrong_target_is_caught(recurrent: Target) -> None:
     """The test above has power: an answer of another temperature is drafted and accepted otherwise."""
     drafter = drafter_of("dspark", recurrent)
-    replayed = dense(recurrent, drafter, Sampling(temperature=1.25))
+    replayed = dense(recurrent, drafter, Sampling(temperature=2.0))
     assert smallest_p_value(replayed, rereading(recurrent, drafter, Sampling())) < REJECT
 
 
