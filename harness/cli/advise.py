@@ -252,7 +252,7 @@ def _why(advice: Advice) -> list[str]:
             key=lambda one: one.gain.value,
             default=None,
         )
-        if best is not None and best.best != best.as_served:
+        if best is not None and best.best != best.as_served and best.gain.value >= WORTH / 2:
             worth = best.gain.value > WORTH
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "

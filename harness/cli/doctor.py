@@ -15,6 +15,9 @@ from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
 from simulator.numbers import counted
 
+_POSITIONS = 8
+"""Positions of a draft whose acceptance is printed: more have no room in a line."""
+
 if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
     from drafters.formats.contract import Declared
@@ -188,15 +191,16 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     console, found = plain_console(), seen.found
     say(console, f"{checkpoint}: {found.format}{f', made for {found.verifier}' if found.verifier else ''}")
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
-    heads = ["read with", "accepted", "more than declared", *(f"{k}" for k in range(1, found.gamma + 1))]
+    positions = min(found.gamma, _POSITIONS)
+    heads = ["read with", "accepted", "more than declared", f"% at 1…{positions}"]
     lines = []
     shown = [reading for reading in found.readings if not found.parts(reading)]
     for reading in sorted(shown, key=lambda one: (one is not found.leading, -found.length(one))):
         more, low, high = found.gain(reading)
         change = f"{more:+.2f} ({low:+.2f} to {high:+.2f})" if reading.variant.changes else "–"
-        shares = [f"{share:.0%}" for share in reading.survival]
-        lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, *shares])
-    print_table(console, heads, lines, tuple(str(k) for k in range(found.gamma, 1, -1)))
+        shares = " ".join(f"{100 * share:.0f}" for share in reading.survival[:positions])
+        lines.append([reading.variant.name, f"{found.length(reading):.2f}", change, shares])
+    print_table(console, heads, lines, ())
     if len(shown) < len(found.readings):
         left = len(found.readings) - len(shown)
         told = "that accepts no more than a part of it" if left == 1 else "that accept no more than a part of them"
@@ -211,8 +215,8 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     say(
         console,
         f"accepted tokens of a draft at temperature 0, in {kind}{first}, at {anchors:,} positions of {len(found.anchors)} "
-        "answers; intervals are between answers and hold for all rows together. Columns 1, 2, …: share of drafts whose "
-        "position is accepted.",
+        "answers; intervals are between answers and hold for all rows together. Last column: per cent of drafts whose "
+        f"position is accepted{'' if positions == found.gamma else f'; --json has all {found.gamma}'}.",
     )
     if alone := [name for name in found.impossible if " and " not in name]:
         say(console, f"its tensors cannot be read with {', '.join(alone)}")

@@ -172,6 +172,7 @@ def print_layouts(store: Store, sweep_id: str, *, as_json: bool) -> None:
 
 def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = True) -> None:
     """What a sweep of simulations came to; without what to run where that `decides` nothing."""
+    from results.store.commands import typed
     from results.store.contrasts import read_contrasts
     from results.store.decisions import decisions
     from results.store.rows import read_plan
@@ -213,7 +214,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     costs = _cost_columns(plan, rows, decided)
     _print_rows(console, plan, rows, best, costs)
     if any(best.values()) and len(rows) > len(loads):
-        say(console, f"* most{' within the promise' if plan.slas else ''} at its load")
+        apart = "; whether others differ is told below, paired" if contrasted else ""
+        say(console, f"* most{' within the promise' if plan.slas else ''} at its load{apart}")
     if _DOLLARS in costs:
         say(console, f"{_DOLLARS}: dollars per million output tokens at the load of the row, not at the most it holds")
     if any(not r.exact and r.lossless for r in rows):
@@ -223,6 +225,7 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     if contrasted:
         console.print()
         _print_contrasts(console, contrasted)
+        say(console, f"as a figure: {typed('harness', 'report', str(sweep['run_id']), out=store.file.parent)}")
         if missing := [load.label for load in loads if load not in {one.load for one in contrasted}]:
             say(console, f"not compared, or not yet (--resume {sweep_id} goes on): {', '.join(missing)}")
     for decision in decided.values() if decides else ():

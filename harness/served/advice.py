@@ -412,9 +412,9 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
 
 def _to_know_off(server: Server, kind: str) -> str:
     """What tells whether no drafts at all would be faster, in words."""
-    log = (
-        f"give {'more of its log with drafts' if drafting_is_short(server) else 'a log of this traffic without speculation'}"
-    )
+    given = "another log" if server.plain else "a log"
+    missing = "more of its log with drafts" if drafting_is_short(server) else f"{given} of this traffic without speculation"
+    log = f"give {missing}"
     if kind and not priced(kind):
         return f"{log}: no profile knows what a pass of {kind} takes"
     return f"name a profile of the machine (--hardware{'' if kind else ', and --drafter'}), or {log}"
@@ -424,9 +424,10 @@ def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
     if not costs.knows_off:
         if drafting_is_short(server):
             return "the same traffic with drafts, ten minutes at each load that was served without, and the log of it"
+        again = "once more, for what is given does not compare: " if server.plain else ""
         return (
-            "this traffic without speculation, ten minutes at each load that was served with it, on the same machine, and "
-            "the log of it beside these files"
+            f"{again}this traffic without speculation, ten minutes at each load that was served with it, on the same "
+            "machine, and the log of it beside these files"
         )
     if not acceptance.clustered and server.settings.engine in ("", "vLLM"):
         return "an hour with --per-request-spec-decode-metrics detailed, and the answers beside these files"

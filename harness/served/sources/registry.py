@@ -43,6 +43,14 @@ SOURCES: Final[tuple[Source, ...]] = (
 )  # fmt: skip
 _SCRAPES: Final = (VllmMetrics, SglangMetrics, LlamaCppMetrics, TrtllmMetrics)
 """Sources of which two that are alike say that nothing happened in between."""
+_ROWS: Final = "aiperf's summary; profile_export.jsonl beside it has the requests, and is read"
+_SUMMARIES: Final[Mapping[str, str]] = {
+    r"Metric,avg,min,max,": _ROWS,
+    r'\{\s*"schema_version": *"[^"]*",\s*"aiperf_version"': _ROWS,
+    r"# AIPerf Server Metrics Export \(CSV\)": "aiperf's metrics of the server; the .json of this name beside it is read",
+    r"Run Info,Run Info,": "guidellm's table; its report as JSON has the requests, and is read",
+}
+"""How summaries begin that benchmarks write beside what is read, and what to give in their place."""
 
 
 def read_files(
@@ -77,6 +85,8 @@ def read_files(
                     f"{text.name}: is arrivals ({form}), which say nothing of drafts; give what the server itself wrote: "
                     "its log, its metrics or its answers. `harness simulate` and `tuner search` take these as --arrivals"
                 )
+            if beside := next((told for begins, told in _SUMMARIES.items() if re.match(begins, text.text)), None):
+                raise InputError(f"{text.name}: is {beside}")
             why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]
             told = f" ({'; '.join(why)})" if why else ""
             known = ", ".join(source.name for source in SOURCES)

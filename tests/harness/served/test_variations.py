@@ -438,6 +438,20 @@ def test_arrivals_are_called_so(tmp_path: Path) -> None:
         read_files([tmp_path / "own.csv"])
 
 
+@pytest.mark.parametrize(("begins", "beside"), [
+    ("Metric,avg,min,max,sum\nRequest Latency (ms),1,1,1,1\n", "profile_export.jsonl"),
+    ('{\n  "schema_version": "1.4",\n  "aiperf_version": "0.13.0"}', "profile_export.jsonl"),
+    ("# AIPerf Server Metrics Export (CSV)\n# aiperf_version: 0.13.0\n", "json"),
+    ("Run Info,Run Info,Benchmark\nid,name,strategy\n", "JSON"),
+], ids=["aiperf", "aiperf JSON", "aiperf server", "guidellm"])  # fmt: skip
+def test_a_summary_names_what_lies_beside_it(tmp_path: Path, begins: str, beside: str) -> None:
+    """As aiperf 0.13.0 and guidellm write them beside the files that are read."""
+    (tmp_path / "summary").write_text(begins)
+    with pytest.raises(InputError, match=beside) as told:
+        read_files([tmp_path / "summary"])
+    assert "none of what is read" not in str(told.value)
+
+
 STARTS = (
     "0.00.001.172 I srv  llama_server: initializing ...\n0.02.323.556 I llama_model_loader: loaded meta data with 33 pairs\n"
     "0.03.1 I common: loading draft model 'draft.gguf'\n0.03.2 I   - n_max=4, n_min=0\n"
