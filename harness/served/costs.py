@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_KNEE: Final = (300.0, 1.0)
+_KNEE: Final = (300.0, 1.3)
 """Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
 to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes); mixtures of experts
-and weights of fewer bits lie far beyond."""
+and weights of fewer bits lie far beyond; processors, with some 3 TFLOPs and 200 GB/s, at about 15."""
 _PASS: Final[Mapping[str, tuple[float, float]]] = {
     "ngram": (0.003, 0.7),
     "suffix": (0.003, 0.7),

@@ -72,6 +72,20 @@ def test_what_a_log_alone_cannot_carry_is_not_promised(
     assert told["verdict"] == "keep" or gain["low"] - WORTH <= gained <= gain["high"] + WORTH
 
 
+@pytest.mark.parametrize("knee", [20, 50, 1000, 3000])
+def test_steep_and_flat_machines_lie_inside(knee: int, tmp_path: Path) -> None:
+    """A processor doubles its steps at some twenty tokens, a large mixture at thousands: a log tells little of which."""
+    truth = Truth(survival=(0.55, 0.3, 0.16, 0.08, 0.04), token_s=0.01 / knee, draft_s=0.0001)
+    loads = [n for n in (1, 2, 4, 8, 16, 32) for _ in range(10)]
+    told = advised(tmp_path, vllm_log(truth, loads, seed=knee, clumped=0.1))
+    each = told["by_tokens"]
+    assert isinstance(each, list)
+    served = sum(n * truth.speed(5, n) for n in loads)
+    for one in each[:4]:
+        gain = sum(n * truth.speed(one["tokens"], n) for n in loads) / served - 1
+        assert one["gain"]["low"] - WORTH < gain < one["gain"]["high"] + WORTH
+
+
 def test_what_every_other_k_would_give_is_told(tmp_path: Path) -> None:
     """Less than the K that is right, too, with intervals that hold the truth; on the screen a line each."""
     truth = Truth(survival=(0.8, 0.7, 0.6))
