@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
     from harness.console import Watcher
+    from harness.hardware.calibration import Calibration
     from harness.hardware.forecast import Crossover
     from harness.hardware.measured import Measured, MeasuredPoint
     from harness.hardware.posterior import Posterior
@@ -218,6 +219,14 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
     return file
 
 
+def _print_furthest(console: Console, found: Calibration) -> None:
+    """The row that is furthest off, where factors leave much: one that is mistyped makes every other unsure."""
+    worst = max(found.residuals, key=lambda r: abs(math.log(r.fitted / r.measured)))
+    if found.noise > _NOISY:
+        off = f"line {worst.point.line}, {worst.point.name}: {worst.fitted / worst.measured - 1:+.0%}"
+        say(console, f"they leave so much that all intervals are wide; furthest off is {off}: are unit and lengths those?")
+
+
 def _print_unsaid(console: Console, posterior: Posterior) -> None:
     """What is weighed because nobody says it."""
     from harness.hardware.terms import TERMS
@@ -264,6 +273,7 @@ def _print_fit(console: Console, posterior: Posterior, points: Sequence[Measured
         lines.append([_said(name), f"{factor:.2f}", ends, f"{max(told, 0.0):.0%}"])
     print_table(console, ("part of a step", "factor", "95 %", "told by the data"), lines, ())
     say(console, f"the factors leave {found.noise:.1%} on average, of measurements and model together; predictions hold it")
+    _print_furthest(console, found)
     _print_unsaid(console, posterior)
     _print_crowded(console, posterior, points)
     if untold := found.untold():
@@ -315,10 +325,7 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
 
     told, best = predictions(found, points), found.best
     say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
-    worst = max(best.residuals, key=lambda r: abs(math.log(r.fitted / r.measured)))
-    if best.noise > _NOISY:
-        off = f"line {worst.point.line}, {worst.point.name}: {worst.fitted / worst.measured - 1:+.0%}"
-        say(console, f"they leave so much that all intervals are wide; furthest off is {off}: are unit and lengths those?")
+    _print_furthest(console, best)
     _print_unsaid(console, found)
     _print_crowded(console, found, points)
     more = overloads(found, points)

@@ -79,6 +79,16 @@ def test_benches_send_more_requests_the_more_users(sent: tuple[int, ...], tmp_pa
         assert series == []  # no two loads were sent as many
 
 
+def test_a_row_that_is_mistyped_is_named(tmp_path: Path) -> None:
+    """In a fit as in a prediction: near enough to be possible, and it makes all others unsure."""
+    file = tmp_path / "typed.csv"
+    rows = ("1,none,0,,512,256,44.6", "8,none,0,,512,256,190", "32,none,0,,512,256,1190", "64,none,0,,512,256,2010")
+    file.write_text(HEAD + "".join(f"{row},given\n" for row in (*rows, "128,none,0,,512,256,2960")))
+    done = called("hardware", "fit", str(file), "--base", "l40s/qwen3-8b", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "line 3, none at 8 users" in done.stdout
+
+
 def test_users_that_do_not_fit_are_named(tmp_path: Path) -> None:
     told = "".join(f"{u},none,0,,4000,500,{40 * u},given\n" for u in (1, 8)) + "4000,none,0,,4000,500,,predict\n"
     rows = points(told, tmp_path)
