@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from typer.testing import CliRunner
@@ -60,20 +61,28 @@ def commands(of: str) -> list[str]:
     return re.findall(rf"^    harness ({of} .*)$", OWN, re.MULTILINE)
 
 
+class Tried(NamedTuple):
+    """The folder, and what was made in it of the page's policy."""
+
+    folder: Path
+    sweep: str
+
+
 @pytest.fixture(scope="module")
-def tried(folder: Path) -> Path:
+def tried(folder: Path) -> Tried:
     """The same, with a sweep and a study of the page's policy."""
     [line] = commands("simulate")
-    run(line.replace("4,16,64", "1,4").replace("--seconds 60", "--seconds 5").replace("-draws 20", "-draws 10"))
+    printed = run(line.replace("4,16,64", "1,4").replace("--seconds 60", "--seconds 5").replace("-draws 20", "-draws 10"))
     [line] = re.findall(r"^    (tuner search .*)$", OWN, re.MULTILINE)
     small = "--trials 3 --decision-draws 10 --confirmation-draws 5 --seconds 5 --drafter dspark --actors 0"
     done = CliRunner().invoke(tuner, shlex.split(f"{line} {small}")[1:])
     assert done.exit_code == 0, (done.output, done.exception)
-    return folder
+    return Tried(folder, printed.split()[1])
 
 
 @pytest.mark.slow
-def test_the_policy_is_checked_and_replayed(tried: Path) -> None:
+@pytest.mark.usefixtures("tried")
+def test_the_policy_is_checked_and_replayed() -> None:
     for line in commands("check-policy"):
         assert ": lossless as far as 10," in run(f"{line} --texts 10000")
     for line in commands("replay"):
@@ -118,50 +127,51 @@ def test_a_policy_that_peeks_is_a_no(looks: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(tried: Path) -> None:
+def test_it_is_kept_with_what_it_did_and_nothing_is_run_from_there(tried: Tried) -> None:
     """Another process, without the file, shows everything; only what goes on with it needs it as it was."""
-    with Store(tried / "runs" / "specyard.duckdb").reading() as con:
+    folder, sweep = tried
+    with Store(folder / "runs" / "specyard.duckdb").reading() as con:
         [(name, text)] = con.execute("SELECT policy, text FROM own_policies WHERE policy LIKE 'halfway%'").fetchall()
     assert name.startswith("halfway.py:Halfway#")
-    assert text == (tried / "halfway.py").read_text()
-    (tried / "halfway.py").rename(tried / "elsewhere")
+    assert text == (folder / "halfway.py").read_text()
+    (folder / "halfway.py").rename(folder / "elsewhere")
     try:
         for line in ("show latest", "report latest", "runs"):
             done = subprocess.run(
-                [sys.executable, "-m", "harness", *line.split()], capture_output=True, text=True, cwd=tried
+                [sys.executable, "-m", "harness", *line.split()], capture_output=True, text=True, cwd=folder
             )
             assert done.returncode == 0, (line, done.stderr)
-        sweep, study = unfinished(tried)
+        study = unfinished(folder, sweep)
         asked = [sys.executable, "-m", "harness", "simulate", "--resume", sweep]
         search = [sys.executable, "-m", "tuner", "search", "--resume", study, "--actors", "0"]
         for line in (asked, search):
-            done = subprocess.run(line, capture_output=True, text=True, cwd=tried)
+            done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
             assert done.returncode == 2
             assert "halfway.py: No such file" in done.stderr.splitlines()[-1]
-        (tried / "halfway.py").write_text(text + "# other\n", encoding="utf-8")
-        done = subprocess.run(asked, capture_output=True, text=True, cwd=tried)
+        (folder / "halfway.py").write_text(text + "# other\n", encoding="utf-8")
+        done = subprocess.run(asked, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 2
         assert "has changed since" in done.stderr.splitlines()[-1]
     finally:
-        (tried / "elsewhere").rename(tried / "halfway.py")
+        (folder / "elsewhere").rename(folder / "halfway.py")
     for line in (asked, search):
-        done = subprocess.run(line, capture_output=True, text=True, cwd=tried)
+        done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stderr
-    with Store(tried / "runs" / "specyard.duckdb").reading() as con:
+    with Store(folder / "runs" / "specyard.duckdb").reading() as con:
         errors = con.execute("SELECT error FROM simulations WHERE error IS NOT NULL").fetchall()
         states = con.execute("SELECT DISTINCT state FROM trials").fetchall()
     assert errors == []
     assert ("failed",) not in states
 
 
-def unfinished(folder: Path) -> tuple[str, str]:
-    """The sweep and the study, as if they had been stopped before their last point and trials."""
+def unfinished(folder: Path, sweep: str) -> str:
+    """The study; it and the sweep are as if they had been stopped before their last trials and point."""
     with Store(folder / "runs" / "specyard.duckdb").writing() as con:
-        [(sweep,)] = con.execute("UPDATE sweeps SET finished_at = NULL RETURNING sweep_id").fetchall()
-        con.execute("DELETE FROM simulations WHERE policy LIKE 'halfway%' AND users = 4")
+        con.execute("UPDATE sweeps SET finished_at = NULL WHERE sweep_id = ?", [sweep])
+        con.execute("DELETE FROM simulations WHERE policy LIKE 'halfway%' AND users = 4 AND sweep_id = ?", [sweep])
         [(study,)] = con.execute("UPDATE studies SET finished_at = NULL RETURNING study_id").fetchall()
         con.execute("DELETE FROM trials WHERE number > 0")
-    return str(sweep), str(study)
+    return str(study)
 
 
 def change(root: Path, page: str) -> None:

@@ -306,7 +306,7 @@ def test_a_profile_goes_on(how: signal.Signals, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", STOPS)
 def test_a_reproduction_goes_on(how: signal.Signals, reproduced: str, tmp_path: Path) -> None:
     out = tmp_path / "out with spaces"
-    go_on = stopped_after_a_part("harness reproduce all --json", out, how)
+    go_on = stopped_after_a_part("harness reproduce paper --json", out, how)
     process = start(go_on)
     stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
@@ -328,7 +328,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What `reproduce` prints where nobody stops it."""
-    process = start("harness reproduce all --json", "--out", str(tmp_path_factory.mktemp("reproduced")))
+    process = start("harness reproduce paper --json", "--out", str(tmp_path_factory.mktemp("reproduced")))
     stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
     return stdout
