@@ -191,13 +191,13 @@ def _named(posterior: Posterior, called: str, file: Path) -> Profile:
     """The most probable profile, with where it comes from."""
     from dataclasses import replace
 
-    from harness.hardware.posterior import errors_of
+    from harness.hardware.left_behind import left_behind
 
     found = posterior.best
     values = f"{len(found.residuals)} values of {file.name}"
     told = ", ".join(f"{name} × {factor:.3g}" for name, factor in found.factors.items() if name in found.names)
     return replace(
-        found.profile, name=called, source="fitted", errors=errors_of(posterior),
+        left_behind(posterior), name=called, source="fitted",
         provenance={
             **found.base.profile.provenance, "fit": f"`harness hardware fit`: {values} on {found.base.profile.name}: {told}",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

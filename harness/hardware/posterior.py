@@ -22,16 +22,12 @@ from harness.hardware.calibration import (
     Told,
     calibrate,
     combined,
-    factors_of,
     simulated,
-    slopes_of,
 )
-from harness.hardware.discrepancy import ALL, Combined
+from harness.hardware.discrepancy import Combined
 from harness.hardware.loops import Floats, Served, Timed
 from harness.hardware.measured import MeasuredPoint, Metric
-from harness.hardware.terms import Base, with_factors
-from simulator.hardware.cost import Longest, StepLoad
-from simulator.hardware.profile import Errors
+from harness.hardware.terms import Base
 from simulator.load import Arrivals
 from simulator.policies import NO_DRAFTER
 
@@ -40,10 +36,6 @@ _Z: Final = 1.96
 _TAIL: Final = 0.025
 """What lies beyond either end."""
 _LEAST_DEVIATION: Final = 1e-6
-_MOST_ERROR: Final = 1.9
-"""Relative errors of a profile's parts end below 2."""
-_CONTEXT: Final = 400
-"""Tokens of a request where parts of a step are compared."""
 
 
 @dataclass(frozen=True)
@@ -195,35 +187,3 @@ def _covariance(found: Posterior, one: Sequence[_Sum], other: Sequence[_Sum]) ->
     logs, others = np.array([a.log for a in one]), np.array([b.log for b in other])
     apart = (logs - found.weights @ logs) * (others - found.weights @ others)
     return float(found.weights @ (np.array(within) + apart))
-
-
-def errors_of(found: Posterior) -> Errors:
-    """How far parts of the most probable profile may be off, and how they hang together, at the median load of a fit."""
-    best = found.best
-    running = sorted(best.loops[r.point.line].running(best.factors) for r in best.residuals)
-    load = StepLoad.of(max(round(running[len(running) // 2]), 1))
-    load = load._replace(context_tokens=load.decoding * _CONTEXT)
-    covariance = np.full((3, 3), ALL**2) + best.noise**2 * np.eye(3)
-    at_best, _ = _parts(best, load)
-    for own, weight in zip(found.members, found.weights, strict=True):
-        logs, within = _parts(own, load)
-        covariance += weight * (within + np.outer(logs - at_best, logs - at_best))
-    deviations = np.sqrt(np.diag(covariance))
-    together = (covariance / np.outer(deviations, deviations))[np.triu_indices(3, 1)]
-    verify, draft, host = np.minimum(deviations, _MOST_ERROR).tolist()
-    return Errors(verify, draft, host, tuple(together.tolist()))
-
-
-def _parts(own: Calibration, load: StepLoad) -> tuple[Floats, Floats]:
-    """(the logarithms of what the target, drafting and the host take of a step, their covariance)."""
-    drafter = next(iter(own.base.profile.draft), "none")
-    gamma = own.base.profile.draft[drafter].drafted[-1] if drafter != "none" else 0
-
-    def logs(z: Floats) -> Floats:
-        profile = with_factors(own.base, factors_of(own.names, z))
-        cost = profile.cost(drafter, gamma, load.decoding, load.decoding * (gamma + 1))
-        parts = cost.step(load, gamma, 0, Longest(gamma, _CONTEXT))
-        return np.log([parts.target_s + parts.attention_s, max(parts.draft_s, 1e-12), max(parts.overhead_s, 1e-12)])
-
-    slopes = slopes_of(logs, own.log_factors)
-    return logs(own.log_factors), np.asarray(slopes @ own.covariance @ slopes.T, np.float64)

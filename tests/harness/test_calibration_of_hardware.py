@@ -16,9 +16,10 @@ from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE, simulated
 from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
+from harness.hardware.left_behind import errors_of, left_behind
 from harness.hardware.loops import ACCEPTED, acceptance_of, recorded_of, serve
 from harness.hardware.measured import MeasuredPoint, base_profile, losing, read_measured
-from harness.hardware.posterior import Posterior, errors_of, next_measurement
+from harness.hardware.posterior import Posterior, next_measurement
 from harness.hardware.terms import EAGER_TOKENS, PROMPT_SHARE, TERMS, Base, Factors, TermName, with_factors
 from simulator.averages import Averages, trace_of
 from simulator.hardware.catalogue import Asked, find_profile
@@ -320,11 +321,38 @@ def test_terms_nobody_measured_stay_as_unsure_as_they_were(tmp_path: Path) -> No
     assert found.best.spread("draft") == pytest.approx(TERMS["draft"].spread, rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.75, 1.0, 1.2])
+def test_what_is_written_gains_what_was_measured(share: float, tmp_path: Path) -> None:
+    """Drafting at 64 users gives a share of what any factors explain: the profile says of it what a prediction does."""
+    ones, rows = dict.fromkeys(TERMS, 1.0), ""
+    for users, drafter in [(u, "none,0,") for u in LINE] + [(u, "eagle3,3,2.6") for u in (1, 64)]:
+        [point] = points(f"{users},{drafter},512,256,,predict\n", tmp_path)
+        value = serve(point, base()).value("output_tok_s", ones, 1) * (share if "eagle3" in drafter and users == 64 else 1)
+        rows += f"{users},{drafter},512,256,{value},given\n"
+    told = points(rows, tmp_path)
+    found = Posterior.of(told, [base()])
+    written = left_behind(found)
+    for users in (1, 64):
+        drafting, plain = (next(p for p in told if p.load.users == users and p.kind == kind) for kind in ("eagle3", "none"))
+        speeds = [
+            simulate(
+                Setup(
+                    load=p.load, policy=p.policy, profile=written, seed=7, seconds=300, prompt_tokens=512, output_tokens=256,
+                    limits=EngineLimits(request_cap=users), ramp=0.25,
+                ), recorded_of(p),
+            ).throughput.value
+            for p in (drafting, plain)
+        ]  # fmt: skip
+        gain = found.gain(drafting, plain)
+        assert speeds[0] / speeds[1] - 1 == pytest.approx(gain.value, abs=0.05)
+    assert written.errors is not None
+
+
 def test_a_fitted_profile_knows_the_step_better_than_its_parts(tmp_path: Path) -> None:
     """One user's speed is of host work and a pass together: which of them, it does not say. Draws keep the sum."""
     rows = points("1,none,0,,512,200,150,given\n", tmp_path)
     found = Posterior.of(rows, [base()])
-    profile = replace(found.best.profile, errors=errors_of(found))
+    profile = replace(found.best.profile, errors=errors_of(found, found.best.profile))
     assert profile.errors is not None
     assert profile.errors.correlation[1] < -0.3
     rng = np.random.default_rng(0)
