@@ -68,15 +68,16 @@ def _with_rest(best: Calibration, profile: Profile, kind: str) -> DraftCurve:
     if not rows:
         return curve
     context = int(np.median([row.context for row in rows]))
-    prompts = float(np.median([_with_prompts(best, profile, kind, row) for row in rows]))
+    told = sorted((row.running, _with_prompts(best, profile, kind, row)) for row in rows)
     lengths = sorted({*curve.drafted, *(row.drafted for row in rows)}) if len(curve.drafted) > 1 else list(curve.drafted)
     loads = sorted({*_LOADS, *(max(round(row.running), 1) for row in rows)})
     counts = sorted({*loads, *(n for own in curve.requests for n in own.counts)})
 
     def seconds(k: int) -> Iterable[float]:
-        for n, plain in zip(counts, curve.at(k, counts), strict=True):
+        prompts = np.interp(counts, [running for running, _ in told], [longer for _, longer in told])
+        for n, longer, plain in zip(counts, prompts, curve.at(k, counts), strict=True):
             slower = np.exp(-_rest(best, kind, k, n)) - 1
-            yield max(float(plain + slower * prompts * _step(profile, kind, k, n, context).seconds), 0.0)
+            yield max(float(plain + slower * longer * _step(profile, kind, k, n, context).seconds), 0.0)
 
     curves = tuple(Curve(tuple(counts), tuple(np.maximum.accumulate(list(seconds(k))).tolist())) for k in lengths)
     return replace(curve, drafted=tuple(lengths), requests=curves)
