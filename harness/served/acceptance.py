@@ -266,6 +266,17 @@ def _resampled(
     return np.minimum.accumulate(survivals, 1), coverages
 
 
+def _no_surer(survivals: Floats, survival: Floats, rounds: float, rng: np.random.Generator) -> Floats:
+    """Draws of which no position is surer than so many rounds leave of a share alone (Beta, Jeffreys' prior): where all were
+    accepted, or none, a prior that is spread over K + 1 lengths says next to nothing against it. Ranks stay."""
+    made = survivals.copy()
+    for k, share in enumerate(survival):
+        alone = np.sort(rng.beta(share * rounds + 0.5, (1 - share) * rounds + 0.5, len(made)))
+        if made[:, k].std() < alone.std():
+            made[np.lexsort((rng.random(len(made)), made[:, k])), k] = alone
+    return made
+
+
 def _assumed(drafts: Drafts, coverage: float, design: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Draws of acceptance where only averages are known: drafts by how many of their tokens were accepted,
     as so many fewer independent rounds would leave them open (Dirichlet, a prior of one draft spread over 0, …, K).
@@ -283,7 +294,7 @@ def _assumed(drafts: Drafts, coverage: float, design: Floats, rng: np.random.Gen
     tokens, known = np.cumsum(survivals, 1), np.cumsum(survival)
     tokens = known + np.sqrt(design / design[-1]) * (tokens - known)
     survivals = np.clip(np.diff(tokens, axis=1, prepend=0.0), 0.0, 1.0)
-    survivals = np.minimum.accumulate(survivals, 1)
+    survivals = np.minimum.accumulate(_no_surer(survivals, survival, drafts.drafts / design[0], rng), 1)
     if coverage >= 1:
         return survivals, np.ones(DRAWS)
     without = rounds * (1 / max(coverage, 1e-9) - 1)

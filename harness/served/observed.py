@@ -22,6 +22,7 @@ MOST_TOKENS: Final = 10_000_000
 _SLACK: Final = 1e-6
 
 UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
+CHANGED: Final = "K was changed in this log"
 """What is told of scrapes of which nobody knows whether they are of one server."""
 
 

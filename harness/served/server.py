@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
+    CHANGED,
     NOTHING,
     UNSAID,
     Drafts,
@@ -92,6 +93,11 @@ class Server:
         return (*self.intervals, *self.plain) if self.gamma else self.plain
 
     @property
+    def has_baseline(self) -> bool:
+        """Whether some files are of a server that does not draft."""
+        return any(not _drafts(one) and one.intervals for one in self.observations) and any(map(_drafts, self.observations))
+
+    @property
     def proposing(self) -> float:
         """Share of requests' steps with a proposal while drafting is on. A drafter that always proposes may have been
         switched off at some loads: then stretches with drafts say it; n-gram look-up may find nothing at any."""
@@ -160,6 +166,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         _check_lengths(drafting, gamma)
         by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method)))
         notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
+        notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED)]
         notes += [*_checked(drafting), *_averages_differ(drafting)]
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
     if not drafting:

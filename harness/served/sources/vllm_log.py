@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import CHANGED, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -95,7 +95,9 @@ def _read(parts: Sequence[Part]) -> Observation:
     lines, settings = _last_server(joined(parts, _SAYS, stamp), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
-    found, drafts, gamma = _of_one_k(list(_lines(lines, files[0], settings.gamma, notes)), files[0], notes)
+    every = list(_lines(lines, files[0], settings.gamma, notes))
+    _check_started_so(every, settings.gamma, files)
+    found, drafts, gamma = _of_one_k(every, files[0], notes)
     if not any(one.generated_tok_s or one.drafts for one in found):
         silent = (
             "nothing was generated in what it holds" if any(map(_LOAD.search, lines)) else
@@ -346,6 +348,18 @@ def _counts_at(rates: Sequence[float], drafts: float, accepted: int) -> tuple[fl
     return tuple(min(counts[: k + 1]) for k in range(len(counts)))
 
 
+def _check_started_so(found: Sequence[_Line], gamma: int | None, files: Sequence[str]) -> None:
+    """Raise InputError for lines of another K than that with which the server was started: another one's, whose start is not
+    in the files, and nothing that is said of the first is so of it."""
+    sizes = Counter(len(one.drafts.accepted_at) for one in found if one.drafts is not None and one.drafts.accepted_at)
+    if gamma and (others := {k: n for k, n in sizes.items() if k != gamma}):
+        told = ", ".join(f"{counted(n, 'line')} of K = {k}" for k, n in others.items())
+        raise InputError(
+            f"{', '.join(files)}: the server was started with K = {gamma}, and {told} came after: logs of two servers; give "
+            "each by itself"
+        )
+
+
 def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Sequence[_Line], Drafts, int | None]:
     """(lines, all their drafts, K): those since K was last changed. Raises InputError where lines of several alternate."""
     some = [one.drafts for one in found if one.drafts is not None]
@@ -358,7 +372,7 @@ def _of_one_k(found: Sequence[_Line], file: str, notes: list[str]) -> tuple[Sequ
     told = ", ".join(f"K = {k} in {counted(n, 'line')}" for k, n in Counter(sizes).most_common())
     if len(stretches) > len(set(sizes)) and statistics.median(stretches) < _AGAIN:
         raise InputError(f"{file}: lines of several K alternate ({told}): logs of two servers; give each its own file")
-    notes.append(f"K was changed in this log ({told}): what it was last counts")
+    notes.append(f"{CHANGED} ({told}): what it was last counts")
     others = [i for i, one in enumerate(found) if one.drafts is not None and len(one.drafts.accepted_at) != sizes[-1]]
     since = found[others[-1] + 1 :]
     return since, pooled([one.drafts for one in since if one.drafts is not None]), sizes[-1]

@@ -17,6 +17,7 @@ from harness.cli.app import app
 from harness.served.acceptance import acceptance_of, interval
 from harness.served.advice import WORTH
 from harness.served.costs import Believed, _of_every_length, believed
+from harness.served.observed import Drafts, Observation, Settings
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from results.store.database import Store
@@ -70,6 +71,20 @@ def test_what_a_log_alone_cannot_carry_is_not_promised(
     gained = sum(n * truth.speed(one, n) for one, n in zip(k, LOADS, strict=True)) / served - 1
     assert gained >= -0.001
     assert told["verdict"] == "keep" or gain["low"] - WORTH <= gained <= gain["high"] + WORTH
+
+
+@pytest.mark.parametrize(("accepted", "low", "high"), [(14, 0.80, 1.0), (11, 0.53, 0.94), (0, 0.0, 0.20)])
+def test_few_drafts_leave_a_share_as_open_as_they_do(accepted: int, low: float, high: float) -> None:
+    """However many tokens a draft has: Jeffreys' intervals of 14 independent drafts, which those of a server are no surer
+    than. (100 % of 14 was 97 to 100 %.)"""
+    shares = np.array([accepted / 14] + [0.0] * 47)
+    at = tuple((14 * shares).tolist())
+    drafts = Drafts(drafts=14, drafted=14 * 48, accepted=sum(at), accepted_at=at)
+    settings = Settings(engine="vLLM", method="ngram", gamma=48, speculates=True)
+    told = Observation(source="made", files=("made",), settings=settings, drafts=drafts)
+    found = interval(acceptance_of(together([told])).survivals[:, 0])
+    assert found[0] <= low + 0.02
+    assert found[1] >= high - 0.02
 
 
 @pytest.mark.parametrize("knee", [20, 50, 1000, 3000])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.served.observed import Observation
+from harness.served.server import together
 from harness.served.sources.contract import Source
 from harness.served.sources.registry import SOURCES, read_files
 from harness.served.text import read_text
@@ -427,11 +428,15 @@ def test_logs_of_two_engines_that_interleave(tmp_path: Path) -> None:
 
 
 def test_another_k_from_some_time_on(tmp_path: Path) -> None:
-    text = vllm_log(Truth(), [8] * 20) + "\n".join(vllm_log(Truth(survival=(0.7, 0.5)), [8] * 20).splitlines()[2:]) + "\n"
-    one = observed(tmp_path, text)
+    """Lines without the server's start may be of one whose K was changed; behind a start with another K they are not."""
+    before = vllm_log(Truth(), [8] * 20).splitlines(keepends=True)
+    after = vllm_log(Truth(survival=(0.7, 0.5)), [8] * 20).splitlines(keepends=True)[2:]
+    one = observed(tmp_path, "".join(before[2:] + after))
     assert one.drafts is not None
     assert (one.settings.gamma, len(one.drafts.accepted_at), len(one.intervals)) == (2, 2, 20)
-    assert any("K was changed" in note for note in one.notes)
+    assert any("K was changed" in note for note in together([one]).notes)
+    with pytest.raises(InputError, match="started with K = 3, and 20 lines of K = 2"):
+        observed(tmp_path, "".join(before + after))
 
 
 def test_a_server_that_does_not_verify_losslessly_is_told(tmp_path: Path) -> None:
