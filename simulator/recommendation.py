@@ -84,8 +84,9 @@ class Evidence(Protocol):
     def scheduled(self, run: Configuration) -> Configuration | None:
         """What is run under a scheduler that the engine has not, where nothing that was simulated is better."""
 
-    def throughput(self, run: Configuration) -> float:
-        """Output tokens a second, of all GPUs and replicas, as far as it takes to know how long to simulate."""
+    def throughputs(self, compared: Sequence[Configuration]) -> Sequence[float]:
+        """Output tokens a second, of all GPUs and replicas, of those of them that were simulated: by which it is known how
+        long to simulate."""
 
     def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> Mapping[Configuration, Sampled] | str:
         """What came of the candidates of a choice in every draw, or why nothing did."""
@@ -118,7 +119,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     if engine is not None and chosen.better is None:
         chosen = msgspec.structs.replace(chosen, better=evidence.scheduled(chosen.run))
     picked = chosen.run
-    seconds, draws = _draws(question, evidence.throughput(chosen.run))
+    seconds, draws = _draws(question, evidence.throughputs(chosen.all))
     sampled = evidence.drawn(chosen, seconds, draws)
     if isinstance(sampled, str):
         return decision.without(sampled)
@@ -186,19 +187,20 @@ def _closest(plan: Plan, evidence: Evidence) -> str:
     return "; " + falls_short(near.configuration.with_cap, told, near.times, plan.replicas)
 
 
-def _draws(question: Question, throughput: float) -> tuple[float, list[Draw]]:
-    """Simulated seconds of a draw, and the draws, where so many tokens come a second."""
+def _draws(question: Question, throughputs: Sequence[float]) -> tuple[float, list[Draw]]:
+    """Simulated seconds of a draw, and the draws, where so many tokens come a second of what is compared."""
     _, answer = question.mix.mean_lengths()
     least = needed(question.plan.slas)
-    return draws_at_load(question.load, answer, throughput, seconds=question.seconds, count=question.draws, requests=least)
+    return draws_at_load(question.load, answer, throughputs, seconds=question.seconds, count=question.draws, requests=least)
 
 
 def draws_at_load(
-    load: Load, answer_tokens: float, throughput: float, *, seconds: float, count: int, requests: float = 0
+    load: Load, answer_tokens: float, throughputs: Sequence[float], *, seconds: float, count: int, requests: float = 0
 ) -> tuple[float, list[Draw]]:
-    """Simulated seconds of a draw at a load, and the draws, where so many tokens come a second; see `seconds_for`."""
-    each_s = seconds_for(load, throughput, seconds, answer_tokens, requests)
-    tokens = each_s * throughput
+    """Simulated seconds of a draw at a load, and the draws, where so many tokens come a second of what is compared; see
+    `seconds_for`."""
+    each_s = seconds_for(load, throughputs, seconds, answer_tokens, requests)
+    tokens = each_s * max(throughputs, default=0.0)
     if isinstance(load, RecordedArrivals):
         tokens = float(load.requests.output_tokens.sum())
     elif isinstance(load, Users) and load.requests_in_all is not None:
@@ -216,19 +218,24 @@ def draws_for(tokens: float, count: int = DRAWS) -> list[Draw]:
     ]
 
 
-def seconds_for(load: Load, throughput: float, seconds: float, answer_tokens: float, requests: float = 0) -> float:
+def seconds_for(
+    load: Load, throughputs: Sequence[float], seconds: float, answer_tokens: float, requests: float = 0
+) -> float:
     """Simulated seconds of a draw, `seconds` at most; loads that end run until all are served.
 
+    Users of a closed loop begin within the time of an answer of the slowest: answers of like lengths, none of which drafts,
+    keep the places they began at, and what is counted is whole turns of them.
+
     Args:
-        throughput: tokens a second, of all GPUs and replicas.
+        throughputs: tokens a second, of all GPUs and replicas, of what is compared.
         answer_tokens: of an answer, on average.
         requests: that have to finish in it, for its figures to tell anything.
     """
     if load.ends:
         return seconds
+    slowest, fastest = (max(one(throughputs, default=0.0), 1e-9) for one in (min, max))
     answers = max(ANSWERS * (load.users or 0), requests / (1 - RAMP))
-    tokens = max(TOKENS, answers * answer_tokens)
-    return min(seconds, max(SHORTEST_S, tokens / max(throughput, 1e-9)))
+    return min(seconds, max(SHORTEST_S, TOKENS / fastest, answers * answer_tokens / slowest))
 
 
 def counted_share(share: Range, count: float) -> Range:

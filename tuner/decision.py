@@ -71,12 +71,12 @@ class StudyEvidence:
             recording, policy = run.recording.showing("none"), PolicySpec("batch_adaptive")
         return Configuration(recording, policy, run.request_cap)
 
-    def throughput(self, run: Configuration) -> float:
+    def throughputs(self, compared: Sequence[Configuration]) -> list[float]:
         """See `Evidence`."""
-        scenario, value = self.what.scenario, next(s.value for s in self.simulated if s.candidate == run)
-        if WANTED[self.what.objective][0] == "tps":
-            return value * (scenario.load.users or _SOME_USERS)
-        return value * scenario.profile.gpus * scenario.limits.replicas
+        scenario = self.what.scenario
+        of_users = WANTED[self.what.objective][0] == "tps"
+        each = scenario.load.users or _SOME_USERS if of_users else scenario.profile.gpus * scenario.limits.replicas
+        return [s.value * each for s in self.simulated if s.candidate in compared and s.value > 0]
 
     def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled] | str:
         """See `Evidence`."""

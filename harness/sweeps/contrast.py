@@ -60,10 +60,10 @@ def contrasts(
         figure = figure_of_load(load)
         trace = prepared[points[0].recording].trace
         _, answer = Mix(trace, plan.weights, plan.prompt_tokens, plan.output_tokens).mean_lengths()
-        rate = max(row.throughput or 0.0 for point, row in found if point.setup.load == load)
-        rate *= plan.profile.gpus * plan.replicas
+        gpus = plan.profile.gpus * plan.replicas
+        rates = [gpus * row.throughput for point, row in found if point.setup.load == load and row.throughput]
         seconds, draws = draws_at_load(
-            load, answer, rate, seconds=plan.seconds, count=min(plan.decision_draws or MOST_DRAWS, MOST_DRAWS)
+            load, answer, rates, seconds=plan.seconds, count=min(plan.decision_draws or MOST_DRAWS, MOST_DRAWS)
         )
         tasks: Mapping[Configuration, tuple[Setup, Prepared]] = {
             p.configuration: (dataclasses.replace(p.setup, seconds=seconds), prepared[p.recording]) for p in points

@@ -92,9 +92,10 @@ class SweepEvidence:
     def scheduled(self, run: Configuration) -> None:
         """None: what was not asked for is not simulated."""
 
-    def throughput(self, run: Configuration) -> float:
+    def throughputs(self, compared: Sequence[Configuration]) -> list[float]:
         """See `Evidence`."""
-        return max(row.throughput or 0.0 for _, row in self.at) * self.plan.profile.gpus * self.plan.replicas
+        gpus = self.plan.profile.gpus * self.plan.replicas
+        return [gpus * row.throughput for point, row in self.at if row.throughput and point.configuration in compared]
 
     def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled]:
         """See `Evidence`."""

@@ -33,7 +33,7 @@ from simulator.draws import HOLDING, drawn, headroom_of, holding, varied
 from simulator.hardware.catalogue import find_profile
 from simulator.hardware.profile import Errors
 from simulator.load import Arrivals, Load, RecordedArrivals, SeveralLoads, Users, loads
-from simulator.policies import PolicySpec
+from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.recommendation import counted_share, seconds_for
 from simulator.setup import RAMP, EngineLimits, Setup
 from simulator.simulation import prepare, simulate
@@ -174,9 +174,9 @@ def test_weights_that_are_no_shares_are_made_shares_and_said() -> None:
 
 def test_a_draw_is_long_enough_for_what_has_to_finish_in_it() -> None:
     """At 10,000 tokens a second and answers of 3,000, 3⅓ requests finish a second."""
-    assert seconds_for(Arrivals(3), 10_000, 600, 3000) == 15
-    assert seconds_for(Arrivals(3), 10_000, 600, 3000, 100) * 0.75 * 10_000 / 3000 == pytest.approx(100)
-    assert seconds_for(Arrivals(3), 10_000, 20, 3000, 100) == 20
+    assert seconds_for(Arrivals(3), [10_000], 600, 3000) == 15
+    assert seconds_for(Arrivals(3), [10_000], 600, 3000, 100) * 0.75 * 10_000 / 3000 == pytest.approx(100)
+    assert seconds_for(Arrivals(3), [10_000], 20, 3000, 100) == 20
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,26 @@ def test_nothing_is_told_of_the_time_in_which_users_begin() -> None:
         assert simulate(setup, recorded).warmup_s >= ramp * setup.seconds - 1e-9
 
 
+def test_draws_of_what_does_not_draft_are_of_whole_turns() -> None:
+    """Beside something faster too: its users keep the places they began at, and a part of a turn was 2 % too fast."""
+    averages = {"all": Averages((0.7, 0.5, 0.3))}
+    recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=512, prompt_tokens=512))
+    setup = Setup(load=Users(256), policy=NO_DRAFTER, profile=find_profile("h100/qwen3-8b"))
+    long = simulate(setup, recorded)
+    short = replace(setup, seconds=seconds_for(setup.load, [long.throughput.value, 12_000], setup.seconds, 512.0))
+    assert short.seconds < 0.15 * setup.seconds
+    for number in range(4):
+        found = drawn(short, recorded, Draw(number, off=False))
+        assert found.throughput.value == pytest.approx(long.throughput.value, rel=0.004)
+
+
 def test_a_draw_tells_what_a_long_simulation_does() -> None:
     """Answers of one length: users that began together would end together, and their prompts wait for each other."""
     averages = {"all": Averages((0.55, 0.25))}
     recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=512, prompt_tokens=512))
     setup = Setup(load=Users(96), policy=PolicySpec.parse("fixed:2"), profile=find_profile("l40s/qwen3-8b"))
     long = simulate(setup, recorded)
-    short = replace(setup, seconds=seconds_for(setup.load, long.throughput.value, setup.seconds, 512.0))
+    short = replace(setup, seconds=seconds_for(setup.load, [long.throughput.value], setup.seconds, 512.0))
     assert short.seconds < 0.15 * setup.seconds
     for number in range(4):
         found = drawn(short, recorded, Draw(number, off=False))
