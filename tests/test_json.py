@@ -49,7 +49,7 @@ PRINTED = {
     ],
     "harness train": ["harness train dspark --target qwen3-4b --dry-run"],
     "harness export": ["harness export latest archive"],
-    "harness import": ["harness import answers.jsonl --drafter eagle3 --out other", "harness import archive --out other"],
+    "harness import": ["harness import answers.jsonl --drafter eagle3 --out other", "harness import kept --out other"],
     "harness report": ["harness report", "harness report --format csv"],
     "harness compare": [
         "harness compare base.json latest --fail-on-regression 2% --allow-inconclusive",
@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_served(made)
         rows = "1,none,0,,100,given\n8,none,0,,700,predict\n1,mtp,1,1.7,150,given\n8,mtp,1,1.7,,predict\n"
         Path("measured.csv").write_text(f"concurrency,drafter,drafted_tokens,accepted_length,output_tok_s,role\n{rows}")
-        for line in (RUN, SWEEP, SEARCH, "harness baseline latest base.json"):
+        for line in (RUN, SWEEP, SEARCH, "harness baseline latest base.json", "harness export latest kept"):
             printed(line)
     return made
 

@@ -285,12 +285,14 @@ def _print_fit(console: Console, posterior: Posterior, points: Sequence[Measured
 def _print_next(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
     from harness.hardware.posterior import next_measurement
 
-    if (suggested := next_measurement(found, points)) is not None:
+    if (suggested := next_measurement(found, points)) is not None and suggested.narrows:
         say(
             console,
             f"measure next: {suggested.point.name}; it would narrow what speculation gains at these loads from "
             f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
         )
+    elif any(not point.values for point in points):
+        say(console, "none of the rows that nobody measured would narrow what speculation gains: add one marked `predict`")
 
 
 def _print_crowded(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:

@@ -36,6 +36,8 @@ _Z: Final = 1.96
 _TAIL: Final = 0.025
 """What lies beyond either end."""
 _LEAST_DEVIATION: Final = 1e-6
+_NARROWER: Final = 0.95
+"""Of an interval, what is left of it after a measurement that is worth it."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,19 @@ class Suggestion(NamedTuple):
     """Half of the 95 % interval of the gain over no speculation, averaged over loads: a share."""
     after: float
 
+    @property
+    def narrows(self) -> bool:
+        """Whether it is worth its while."""
+        return self.after < _NARROWER * self.before
+
 
 def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """The point, of those that were not measured, whose throughput would narrow most what speculation gains; None without
-    any."""
+    """The point, of those that were not measured and can be, whose throughput would narrow most what speculation gains; None
+    without any."""
     points = [point for point in points if not found.timed(point)]
     plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
     pairs = [(point, plain[point.traffic]) for point in points if point.policy != NO_DRAFTER and point.traffic in plain]
-    unmeasured = [point for point in points if not point.values]
+    unmeasured = [point for point in points if not point.values and found.most_per_s(point) is None]
     if not pairs or not unmeasured:
         return None
     gains = [[_Sum.of([(1.0, own.speed(a)), (-1.0, own.speed(b))]) for own in found.members] for a, b in pairs]

@@ -38,7 +38,8 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
     ("`prefix_scheduler`", "DSpark's: in every step verify, over all requests, the tokens most likely to be kept, as many "
      "as give most tokens per second by the step times it believes in. `lagged_scheduler` takes their number from "
      "confidences of earlier rounds, `vllm_adaptive` is vLLM's version of that."),
-    ("`k_by_batch:8=7/32=3`", "Draft 7 tokens with up to 8 requests running, 3 with up to 32, none with more."),
+    ("`k_by_batch:8=7/32=3`", "Draft 7 tokens with up to 8 requests running, and 3 with more: the last row goes on, as in "
+     "vLLM. One of 0, as `/64=0`, ends drafting."),
     ("`oracle`", "Knows what will be kept, and drafts and verifies what brings the most tokens a second. No engine can: an "
      "upper bound."),
     ("confidences", "How sure a drafter is of its tokens: raw; calibrated, corrected on other prompts; or estimated, for "

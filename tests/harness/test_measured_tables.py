@@ -79,6 +79,15 @@ def test_benches_send_more_requests_the_more_users(sent: tuple[int, ...], tmp_pa
         assert series == []  # no two loads were sent as many
 
 
+def test_what_cannot_be_answered_is_not_to_be_measured(tmp_path: Path) -> None:
+    file = tmp_path / "rates.csv"
+    rows = ("2,none,0,,512,256,10,given", "2,eagle3,3,2.6,512,256,5,given", "5000,eagle3,3,2.6,512,256,,predict")
+    file.write_text(HEAD.replace("concurrency", "rate").replace("output_tok_s", "tpot_mean_ms") + "\n".join(rows) + "\n")
+    found = Posterior.of(told := read_measured(file).points, [base()])
+    assert len(overloads(found, told)) == 1
+    assert next_measurement(found, told) is None
+
+
 def test_a_row_that_is_mistyped_is_named(tmp_path: Path) -> None:
     """In a fit as in a prediction: near enough to be possible, and it makes all others unsure."""
     file = tmp_path / "typed.csv"
