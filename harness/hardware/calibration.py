@@ -19,6 +19,7 @@ from harness.hardware.loops import Floats, Kept, Loop, Unsure, acceptance_of, lo
 from harness.hardware.measured import MeasuredPoint, Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
+from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
 
 _CLOSE: Final = 0.5
@@ -27,6 +28,10 @@ LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
 _FAR: Final = 3.0
 """Standard deviations of a prior beyond which a factor is worth a warning."""
+_IMPOSSIBLE: Final = 30.0
+"""Times as much as anything comes to, or as little, that is no machine's: seconds in place of milliseconds are a thousand."""
+_MOST_USERS: Final = 1024
+"""Requests that run at once, of rows that say how many arrive."""
 _AS_ASSUMED: Final = 4.0
 """Values that speak for the sizes that are assumed of what is left, beside those that were measured."""
 _ACCEPTED_SPREAD: Final = 0.95
@@ -195,6 +200,9 @@ def simulated(
     """
     if not any(point.given for point in points):
         raise InputError("no row is given: nothing to fit to")
+    for point in points:
+        if point.given:
+            _check_possible(point, bases[0].profile)
     loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
@@ -249,15 +257,38 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
     if noise > _CLOSE:
         worst = max(residuals, key=lambda r: abs(np.log(r.fitted / r.measured)))
-        raise InputError(
-            f"line {worst.point.line}: {worst.metric} {worst.measured:,.4g} is far from anything that {base.profile.name} "
-            f"comes to ({worst.fitted:,.4g} at the closest): are unit, GPUs, model and device those?"
-        )
+        raise _another(worst.point, worst.metric, worst.measured, base.profile, worst.fitted)
     rest = Left.of(places, -misses(z), LEAST_NOISE)
     told = np.linalg.slogdet(np.eye(len(z)) + told * np.outer(spreads, spreads))[1]
     evidence = -0.5 * float(((white @ misses(z)) ** 2).sum() / scale + ((z / spreads) ** 2).sum() + told)
     evidence -= 0.5 * len(wanted) * float(np.log(scale))
     return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, rest, slopes, scale, evidence)
+
+
+def _another(point: MeasuredPoint, metric: Metric, measured: float, profile: Profile, closest: float) -> InputError:
+    return InputError(
+        f"line {point.line}: {metric} {measured:,.4g} is far from anything that {profile.name} comes to ({closest:,.4g} at the "
+        "closest): are unit, GPUs, model and device those?"
+    )
+
+
+def _check_possible(point: MeasuredPoint, profile: Profile) -> None:
+    """Raise InputError, before anything is simulated, for a value that is in another unit: far from what a step without
+    drafts takes of one request with all drafts accepted, and far from one of all of them with none."""
+    users, context = point.load.users or _MOST_USERS, point.prompt_tokens + point.output_tokens
+    alone_s, all_s = (
+        profile.cost("none", 0, n, n).seconds(
+            StepLoad(n, context_tokens=n * (point.prompt_tokens + point.output_tokens)), 0, 0
+        )
+        for n in (1, users)
+    )
+    for metric, value in point.values.items():
+        gpus = profile.gpus if metric == "output_tok_s_per_gpu" else 1
+        ends = (1e3 * alone_s / (1 + point.gamma), 1e3 * all_s * (1 + point.gamma))
+        if not metric.endswith("_ms"):
+            ends = (users / all_s / (1 + point.gamma) / gpus, users * (1 + point.gamma) / alone_s / gpus)
+        if not ends[0] / _IMPOSSIBLE < value < ends[1] * _IMPOSSIBLE:
+            raise _another(point, metric, value, profile, ends[0] if value < ends[0] else ends[1])
 
 
 def place_of(point: MeasuredPoint, loop: Loop) -> Place:

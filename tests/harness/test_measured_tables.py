@@ -40,6 +40,19 @@ def test_rows_of_another_machine_are_refused(tmp_path: Path) -> None:
         Posterior.of(points("1,none,0,,512,200,1e9,given\n", tmp_path), [base()])
 
 
+@pytest.mark.parametrize(("metric", "value"), [("tpot_ms", "0.011"), ("step_ms", "0.02"), ("output_tok_s_per_gpu", "1e7")])
+def test_another_unit_is_refused_before_anything_is_simulated(
+    metric: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first such row is named: seconds where milliseconds are asked for."""
+    monkeypatch.setattr("harness.hardware.calibration.loop_of", lambda *_: pytest.fail("was simulated"))
+    file = tmp_path / "seconds.csv"
+    rows = f"8,none,0,,512,200,{value},given\n16,none,0,,512,200,{value},given\n"
+    file.write_text(HEAD.replace("output_tok_s", metric) + rows)
+    with pytest.raises(InputError, match=f"line 2: {metric} .* is far from"):
+        Posterior.of(read_measured(file).points, [base()])
+
+
 @pytest.mark.parametrize("users", [2049, 5000])
 def test_many_users_and_requests(users: int, tmp_path: Path) -> None:
     [point] = points(f"{users},none,0,,20,4,,predict\n", tmp_path)
