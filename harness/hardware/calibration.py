@@ -29,7 +29,7 @@ LEAST_NOISE: Final = 0.02
 _FAR: Final = 3.0
 """Standard deviations of a prior beyond which a factor is worth a warning."""
 _IMPOSSIBLE: Final = 30.0
-"""Times as much as anything comes to, or as little, that is no machine's: seconds in place of milliseconds are a thousand."""
+"""Times as much as anything comes to, or as little, that is no machine's: seconds for milliseconds are a thousand."""
 _MOST_USERS: Final = 1024
 """Requests that run at once, of rows that say how many arrive."""
 _AS_ASSUMED: Final = 4.0
@@ -267,8 +267,8 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
 
 def _another(point: MeasuredPoint, metric: Metric, measured: float, profile: Profile, closest: float) -> InputError:
     return InputError(
-        f"line {point.line}: {metric} {measured:,.4g} is far from anything that {profile.name} comes to ({closest:,.4g} at the "
-        "closest): are unit, GPUs, model and device those?"
+        f"line {point.line}: {metric} {measured:,.4g} is far from anything that {profile.name} comes to ({closest:,.4g} at "
+        "the closest): are unit, GPUs, model and device those?"
     )
 
 
@@ -276,12 +276,8 @@ def _check_possible(point: MeasuredPoint, profile: Profile) -> None:
     """Raise InputError, before anything is simulated, for a value that is in another unit: far from what a step without
     drafts takes of one request with all drafts accepted, and far from one of all of them with none."""
     users, context = point.load.users or _MOST_USERS, point.prompt_tokens + point.output_tokens
-    alone_s, all_s = (
-        profile.cost("none", 0, n, n).seconds(
-            StepLoad(n, context_tokens=n * (point.prompt_tokens + point.output_tokens)), 0, 0
-        )
-        for n in (1, users)
-    )
+    loads = (StepLoad(n, context_tokens=n * context) for n in (1, users))
+    alone_s, all_s = (profile.cost("none", 0, load.decoding, load.decoding).seconds(load, 0, 0) for load in loads)
     for metric, value in point.values.items():
         gpus = profile.gpus if metric == "output_tok_s_per_gpu" else 1
         ends = (1e3 * alone_s / (1 + point.gamma), 1e3 * all_s * (1 + point.gamma))
