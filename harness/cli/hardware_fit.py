@@ -158,11 +158,14 @@ class _Asked:
                 raise InputError(f"{self.file}, {error}") from None
 
     def _fit(self, measured: Measured, profile: Profile, watcher: Watcher) -> Posterior:
+        from harness.hardware.calibration import check_possible
         from harness.hardware.measured import losing
         from harness.hardware.posterior import Posterior
         from harness.hardware.terms import Base
         from simulator.simulation import ready
 
+        for point in measured.given:
+            check_possible(point, profile)
         ready(watcher.say)
         closed = any(point.closed for point in measured.points)
         captured, lost = self.captured or measured.captured, losing(measured.points)

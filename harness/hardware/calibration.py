@@ -200,9 +200,6 @@ def simulated(
     """
     if not any(point.given for point in points):
         raise InputError("no row is given: nothing to fit to")
-    for point in points:
-        if point.given:
-            _check_possible(point, bases[0].profile)
     loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
@@ -272,7 +269,7 @@ def _another(point: MeasuredPoint, metric: Metric, measured: float, profile: Pro
     )
 
 
-def _check_possible(point: MeasuredPoint, profile: Profile) -> None:
+def check_possible(point: MeasuredPoint, profile: Profile) -> None:
     """Raise InputError, before anything is simulated, for a value that is in another unit: far from what a step without
     drafts takes of one request with all drafts accepted, and far from one of all of them with none."""
     users, context = point.load.users or _MOST_USERS, point.prompt_tokens + point.output_tokens

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.hardware.forecast import crossovers, crowded, overloads, predictions, winners
 from harness.hardware.loops import serve
 from harness.hardware.measured import read_measured
@@ -45,12 +47,13 @@ def test_another_unit_is_refused_before_anything_is_simulated(
     metric: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first such row is named: seconds where milliseconds are asked for."""
-    monkeypatch.setattr("harness.hardware.calibration.loop_of", lambda *_: pytest.fail("was simulated"))
+    monkeypatch.setattr("harness.hardware.posterior.simulated", lambda *_: pytest.fail("was simulated"))
     file = tmp_path / "seconds.csv"
     rows = f"8,none,0,,512,200,{value},given\n16,none,0,,512,200,{value},given\n"
     file.write_text(HEAD.replace("output_tok_s", metric) + rows)
-    with pytest.raises(InputError, match=f"line 2: {metric} .* is far from"):
-        Posterior.of(read_measured(file).points, [base()])
+    done = CliRunner().invoke(app, ["predict", str(file), "--base", "h100/qwen3-4b"])
+    assert done.exit_code == 2
+    assert f"line 2: {metric}" in done.stderr
 
 
 @pytest.mark.parametrize("users", [2049, 5000])

@@ -57,8 +57,8 @@ class Made:
     def scheduled(self, run: Configuration) -> None:
         """Nothing."""
 
-    def throughput(self, run: Configuration) -> float:
-        return 1000.0
+    def throughputs(self, compared: Sequence[Configuration]) -> list[float]:
+        return [1000.0]
 
     def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled] | str:
         each = [{"tps": 90.0, "p95_ttft": 0.1}] * len(draws)
