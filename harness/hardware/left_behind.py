@@ -26,7 +26,7 @@ _MOST_ERROR: Final = 1.9
 _CONTEXT: Final = 400
 """Tokens of a request where parts of a step are compared, of rows that do not say it."""
 _LEAST_SHARE: Final = 0.1
-"""Of a step that is a drafter's: what is unsure of a whole step is not put into less."""
+"""The least share of a step that is a drafter's: what is unsure of a whole step is not put into less."""
 _MOST_PROMPTS: Final = 5.0
 """Times as long as its decoding that a step is taken to be at most."""
 _LOADS: Final = tuple(2**i for i in range(13))
@@ -48,7 +48,7 @@ class _Row(NamedTuple):
     drafted: int
     running: float
     context: float
-    """Of a request, halfway through its answer."""
+    """Tokens of a request, halfway through its answer."""
 
 
 def _rows(best: Calibration, kind: str) -> list[_Row]:

@@ -37,7 +37,7 @@ _TAIL: Final = 0.025
 """What lies beyond either end."""
 _LEAST_DEVIATION: Final = 1e-6
 _NARROWER: Final = 0.95
-"""Of an interval, what is left of it after a measurement that is worth it."""
+"""What is left of an interval after a measurement that is worth it."""
 
 
 @dataclass(frozen=True)
