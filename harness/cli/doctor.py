@@ -15,14 +15,14 @@ from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import AnswerIsNo, InputError, first_paragraph
 from simulator.numbers import counted
 
-_POSITIONS = 8
-"""Positions of a draft whose acceptance is printed: more have no room in a line."""
-
 if TYPE_CHECKING:
     from drafters.doctor import Diagnosis, Reading
     from drafters.formats.contract import Declared
     from drafters.target import Target
     from harness.recording.pair import Pair
+
+_POSITIONS = 8
+"""Positions of a draft whose acceptance is printed: more have no room in a line."""
 
 
 def doctor(
@@ -192,7 +192,7 @@ def _print(seen: _Examined, checkpoint: str) -> None:
     say(console, f"{checkpoint}: {found.format}{f', made for {found.verifier}' if found.verifier else ''}")
     say(console, "declared: " + "; ".join(f"{name} {value}" for name, value in found.conventions.items()))
     positions = min(found.gamma, _POSITIONS)
-    heads = ["read with", "accepted", "more than declared", f"% at 1…{positions}"]
+    heads = ["read with", "accepted", "more than declared", f"% at 1…{positions}" if positions > 1 else "% at 1"]
     lines = []
     shown = [reading for reading in found.readings if not found.parts(reading)]
     for reading in sorted(shown, key=lambda one: (one is not found.leading, -found.length(one))):

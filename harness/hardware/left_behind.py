@@ -17,7 +17,7 @@ from harness.hardware.calibration import Calibration, factors_of, slopes_of
 from harness.hardware.discrepancy import ALL, Place, shared
 from harness.hardware.loops import Floats
 from harness.hardware.posterior import Posterior
-from harness.hardware.terms import with_factors
+from harness.hardware.terms import charged, with_factors
 from simulator.hardware.cost import Longest, Parts, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Errors, Profile
 
@@ -35,7 +35,8 @@ _LOADS: Final = tuple(2**i for i in range(13))
 
 def left_behind(found: Posterior) -> Profile:
     """The profile, still called as its base is, with its errors."""
-    best, profile = found.best, found.best.profile
+    best = found.best
+    profile = charged(best.profile, [kind for kind in best.profile.free_drafters if _rows(best, kind)])
     drafts = {kind: _with_rest(best, profile, kind) for kind in profile.draft}
     return replace(profile, draft=drafts, errors=errors_of(found, replace(profile, draft=drafts)))
 
@@ -85,12 +86,11 @@ def _with_rest(best: Calibration, profile: Profile, kind: str) -> DraftCurve:
 
 def _with_prompts(best: Calibration, profile: Profile, kind: str, row: _Row) -> float:
     """How many times as long as its decoding a row's steps are, prompts between them counted: by how much its speed falls
-    where every pass of its drafter takes longer, of which it is known by how much."""
-    slope = -float(best.slopes[row.number, best.names.index("draft_pass")])
-    passes = (1 if profile.draft[kind].block else row.drafted) * (row.running if kind in best.base.one_by_one else 1.0)
-    longer_s = best.factors["draft_pass"] * best.base.units["draft_pass"] * passes
+    where the host takes longer for every step, of which it is known by how much."""
+    slope = -float(best.slopes[row.number, best.names.index("step")])
+    host_s = best.factors["step"] * best.base.units["step"]
     decoding_s = _step(profile, kind, row.drafted, max(round(row.running), 1), int(row.context)).seconds
-    return float(np.clip(longer_s / max(slope, 1e-12) / decoding_s, 1.0, _MOST_PROMPTS))
+    return float(np.clip(host_s / max(slope, 1e-12) / decoding_s, 1.0, _MOST_PROMPTS))
 
 
 def _places(best: Calibration, kind: str, k: int, running: float) -> tuple[Place, Place]:
@@ -141,15 +141,15 @@ def errors_of(found: Posterior, written: Profile) -> Errors:
 def _unexplained(best: Calibration, written: Profile, running: int) -> float:
     """By how much, as a logarithm, a drafter's times may be off for what nothing explains of its steps; the most of all."""
     found = [0.0]
-    for kind in written.draft:
-        for row in _rows(best, kind)[:1]:
-            places = _places(best, kind, row.drafted, running)
-            times = np.array([1.0, -1.0])
-            weights = times @ np.stack([best.left.weights(place) for place in places])
-            variance = times @ shared(places, places) @ times - weights @ best.left.covariance @ weights
-            parts = _step(written, kind, row.drafted, running, _CONTEXT)
-            share = parts.draft_s / parts.seconds
-            found.append(float(np.sqrt(max(best.scale * variance, 0.0))) / max(share, _LEAST_SHARE))
+    for kind, rows in ((kind, _rows(best, kind)) for kind in written.draft):
+        if not rows:
+            continue
+        places, times = _places(best, kind, rows[0].drafted, running), np.array([1.0, -1.0])
+        weights = times @ np.stack([best.left.weights(place) for place in places])
+        variance = times @ shared(places, places) @ times - weights @ best.left.covariance @ weights
+        parts = _step(written, kind, rows[0].drafted, running, _CONTEXT)
+        share = parts.draft_s / parts.seconds
+        found.append(float(np.sqrt(max(best.scale * variance, 0.0))) / max(share, _LEAST_SHARE))
     return max(found)
 
 

@@ -171,7 +171,7 @@ class Base:
         takes too long for may be the same at all loads, or taken for each request, of which one is as likely as the other.
         """
         sizes = CAPTURED_SIZES if captured is None and profile.launches is not None else (captured or CAPTURED,)
-        profile = _charged(profile, losing)
+        profile = charged(profile, losing)
         made = [cls.of(profile, size, step_tokens) for size in sizes]
         made = [replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made]
         return (*made, *(replace(base, one_by_one=frozenset(losing)) for base in made if losing))
@@ -225,7 +225,7 @@ class Base:
         return tuple(name for name in TERMS if name not in ("launch", "eager_token", "prompt") or self.launch_s)
 
 
-def _charged(profile: Profile, drafters: Collection[str]) -> Profile:
+def charged(profile: Profile, drafters: Collection[str]) -> Profile:
     """A profile with an entry for some drafters that take no time by it: what a pass of theirs takes can be put there."""
     nothing = DraftCurve((1, 2), (Curve((1,), (0.0,)),) * 2, block=True)
     free = tuple(name for name in profile.free_drafters if name not in drafters)

@@ -123,7 +123,7 @@ def _drawn(store: Store, layouts: Sequence[Layout], watcher: Watcher) -> tuple[l
     trace = next(iter(tasks.values()))[1].trace
     _, answer = Mix(trace, first.plan.weights, first.plan.prompt_tokens, first.plan.output_tokens).mean_lengths()
     seconds, draws = draws_at_load(
-        load, answer, [min(_tokens_per_s(one, answer) for one in layouts)], seconds=first.plan.seconds,
+        load, answer, [_tokens_per_s(one, answer) for one in layouts], seconds=first.plan.seconds,
         count=min(first.plan.decision_draws, MOST_DRAWS), requests=needed(first.plan.slas),
     )  # fmt: skip
     outcomes: dict[str, list[Outcome]] = {sweep_id: [] for sweep_id in tasks}

@@ -301,7 +301,7 @@ def test_nothing_is_told_of_the_time_in_which_users_begin() -> None:
 
 
 def test_draws_of_what_does_not_draft_are_of_whole_turns() -> None:
-    """Beside something faster too: its users keep the places they began at, and a part of a turn was 2 % too fast."""
+    """Beside something faster too: its users keep the places they began at, and a part of a turn is another speed."""
     averages = {"all": Averages((0.7, 0.5, 0.3))}
     recorded = prepare(trace_of("eagle3", averages, np.random.default_rng(0), responses=40, tokens=512, prompt_tokens=512))
     setup = Setup(load=Users(256), policy=NO_DRAFTER, profile=find_profile("h100/qwen3-8b"))
@@ -311,6 +311,8 @@ def test_draws_of_what_does_not_draft_are_of_whole_turns() -> None:
     for number in range(4):
         found = drawn(short, recorded, Draw(number, off=False))
         assert found.throughput.value == pytest.approx(long.throughput.value, rel=0.004)
+    part = replace(setup, seconds=seconds_for(setup.load, [12_000], setup.seconds, 512.0))
+    assert drawn(part, recorded, Draw(0, off=False)).throughput.value > 1.01 * long.throughput.value
 
 
 def test_a_draw_tells_what_a_long_simulation_does() -> None:

@@ -75,8 +75,7 @@ def test_what_a_log_alone_cannot_carry_is_not_promised(
 
 @pytest.mark.parametrize(("accepted", "low", "high"), [(14, 0.80, 1.0), (11, 0.53, 0.94), (0, 0.0, 0.20)])
 def test_few_drafts_leave_a_share_as_open_as_they_do(accepted: int, low: float, high: float) -> None:
-    """However many tokens a draft has: Jeffreys' intervals of 14 independent drafts, which those of a server are no surer
-    than. (100 % of 14 was 97 to 100 %.)"""
+    """However many tokens a draft has: Jeffreys' intervals of 14 independent drafts; those of a server are no surer."""
     shares = np.array([accepted / 14] + [0.0] * 47)
     at = tuple((14 * shares).tolist())
     drafts = Drafts(drafts=14, drafted=14 * 48, accepted=sum(at), accepted_at=at)
