@@ -335,17 +335,18 @@ def gain_of(profile: Profile, drafting: MeasuredPoint, plain: MeasuredPoint) -> 
     return drafted / without - 1
 
 
-@pytest.mark.parametrize("share", [0.7, 0.8])
-def test_what_is_written_gains_what_was_measured(share: float, tmp_path: Path) -> None:
-    """Drafting at 64 users gives a share of what any factors explain: the profile says of it what a prediction does."""
+@pytest.mark.parametrize(("kind", "share"), [("eagle3", 0.7), ("eagle3", 0.8), ("ngram", 0.7)])
+def test_what_is_written_gains_what_was_measured(kind: str, share: float, tmp_path: Path) -> None:
+    """Drafting at 64 users gives a share of what any factors explain: the profile says of it what a prediction does, of a
+    drafter without times of its own too."""
     ones, rows = dict.fromkeys(TERMS, 1.0), ""
-    for users, drafter in [(u, "none,0,") for u in LINE] + [(u, "eagle3,3,2.6") for u in (1, 64)]:
+    for users, drafter in [(u, "none,0,") for u in LINE] + [(u, f"{kind},3,2.6") for u in (1, 64)]:
         [point] = points(f"{users},{drafter},512,256,,predict\n", tmp_path)
-        value = serve(point, base()).value("output_tok_s", ones, 1) * (share if "eagle3" in drafter and users == 64 else 1)
+        value = serve(point, base()).value("output_tok_s", ones, 1) * (share if kind in drafter and users == 64 else 1)
         rows += f"{users},{drafter},512,256,{value},given\n"
     told = points(rows, tmp_path)
     found = Posterior.of(told, [base()])
-    pair = [next(p for p in told if p.load.users == 64 and p.kind == kind) for kind in ("eagle3", "none")]
+    pair = [next(p for p in told if p.load.users == 64 and p.kind == one) for one in (kind, "none")]
     predicted, factors_alone = found.gain(*pair).value, gain_of(found.best.profile, *pair)
     assert abs(factors_alone - predicted) > 0.1
     assert abs(gain_of(left_behind(found), *pair) - predicted) < abs(factors_alone - predicted) / 3
