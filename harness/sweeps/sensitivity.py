@@ -85,7 +85,9 @@ def break_evens(
     by_load: dict[Load, list[SweepPoint]] = {}
     for point in every:
         by_load.setdefault(point.setup.load, []).append(point)
-    total, done = len(every) * (1 + len(CHANGES) * len(OFF)), 0
+    looked_at = {load: _changes(some) for load, some in by_load.items()}
+    total = sum(len(some) * (1 + len(looked_at[load]) * len(OFF)) for load, some in by_load.items())
+    done = 0
 
     def values(load: Load, some: Sequence[SweepPoint], what: str, change: Change | None, off: float) -> dict[System, float]:
         nonlocal done
@@ -109,9 +111,15 @@ def break_evens(
         if len(some) < 2:
             raise InputError("sensitivity: there is nothing to choose from; two configurations are needed")
         now = values(load, some, "nothing", None, 0.0)
-        for what, change in CHANGES.items():
+        for what, change in looked_at[load].items():
             result.append(judge(load, what, {0.0: now} | {off: values(load, some, what, change, off) for off in OFF}))
     return result
+
+
+def _changes(some: Sequence[SweepPoint]) -> Mapping[str, Change]:
+    """What can be off: confidences only where a policy looks at them."""
+    read = any(point.setup.policy.reads_confidences for point in some)
+    return {what: change for what, change in CHANGES.items() if read or what != "confidences"}
 
 
 def judge(load: Load, what: str, values: Mapping[float, Mapping[System, float]]) -> BreakEven:

@@ -59,7 +59,7 @@ from results.store.studies import Study, one_table, read_study
 from results.store.trainings import DrafterTraining, read_trainings
 from results.store.validations import read_validation
 from simulator.hardware.profile import Profile
-from simulator.load import Load
+from simulator.load import Load, Users
 from simulator.plan import serving_of
 from simulator.serving.command import cannot_run
 
@@ -231,17 +231,7 @@ class _Draft:
     def add_sensitivity(self, sensitivity_id: str | None) -> None:
         """How wrong things may be, where that was asked; in the answer too, where that is of the same hardware."""
         if sensitivity_id is None:
-            if self.answer is not None and self.answer.profile:
-                assert self.made is not None
-                asked = {option: given(self.made.command, option) for option in MADE_OF}
-                asked["--hardware"] = asked["--hardware"] or self.answer.profile
-                if (
-                    asked["--tp"] is not None or given(self.made.command, "--gpus") is not None
-                ):  # of the layout that is shown
-                    asked["--tp"] = str(self.made.profile.gpus)
-                options = [word for option, value in asked.items() if value is not None for word in (option, value)]
-                tells = typed("harness", "sensitivity", self.made.run_id, *options, out=self.out)
-                self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
+            self._tell_of_sensitivity()
             return
         found = read_sensitivity(self.con, sensitivity_id)
         run = self._run(found.run_id)
@@ -250,6 +240,25 @@ class _Draft:
             self._remark(sensitivity.sentence(found, sensitivity.closest_load(found, self.answer.load)))
         self._warn(notes.model_notice(found.profile, run))
         self._tell("sensitivity", notes.of_sensitivity(found, self._profiles), found)
+
+    def _tell_of_sensitivity(self) -> None:
+        """How to ask how wrong things may be, where that command asks what was answered: its users are of a closed loop,
+        nothing is promised them, and prompts are as they were recorded."""
+        if self.answer is None or not self.answer.profile or not isinstance(self.answer.load, Users):
+            return
+        assert self.made is not None
+        plan, load = self.made.plan, self.answer.load
+        altered = (plan.slas, plan.weights, plan.prompt_tokens, plan.output_tokens, plan.kv_capacity_tokens)
+        if any(altered) or plan.replicas > 1 or load != Users(load.users):
+            return
+        asked = {option: given(self.made.command, option) for option in MADE_OF}
+        asked["--hardware"] = asked["--hardware"] or self.answer.profile
+        if asked["--tp"] is not None or given(self.made.command, "--gpus") is not None:  # of the layout that is shown
+            asked["--tp"] = str(self.made.profile.gpus)
+        asked["--concurrency"] = str(load.users)
+        options = [word for option, value in asked.items() if value is not None for word in (option, value)]
+        tells = typed("harness", "sensitivity", self.made.run_id, *options, out=self.out)
+        self._remark(f"How wrong the profile may be before another choice wins: `{tells}` tells.")
 
     def add_validation(self, validation_id: str | None) -> None:
         """Simulated against measured, where that was done."""

@@ -309,6 +309,10 @@ def test_sensitivity_command(recorded: Path) -> None:
     with duckdb.connect(str(recorded / "specyard.duckdb"), read_only=True) as connection:
         stored = connection.execute("SELECT what, winner, down, seed, len(looks::JSON[]) FROM tolerances ORDER BY number")
         assert stored.fetchall() == [(t["what"], t["winner"], t["down"], 0, 7) for t in found]
+    blind = CliRunner().invoke(app, [*command, "--drafter", "dspark", "--policy", "none,fixed:1", "--json"])
+    assert [t["what"] for t in json.loads(blind.stdout)["sensitivities"]] == [
+        what for what in CHANGES if what != "confidences"
+    ]
     assert CliRunner().invoke(app, ["sensitivity", "--out", str(recorded)]).exit_code == 2
 
 

@@ -59,9 +59,13 @@ def test_commands_to_type_next_can_be_pasted() -> None:
     assert {words[1] for words in told} == {"simulate", "replay", "run"}
     add_sweep(con)
     con.execute("UPDATE sweeps SET command = ?", ["harness simulate --hardware 'my toy.json' --out 'my runs'"]).fetchall()
+    promised = commands(compose.render(con, RUN, out=out))
+    assert not any(words[1] == "sensitivity" for words in promised)  # it knows of no promise
+    con.execute("UPDATE sweeps SET plan = json_merge_patch(plan, '{\"slas\": []}')").fetchall()
     told += commands(compose.render(con, RUN, out=out))
     [sensitivity] = [words for words in told if words[1] == "sensitivity"]
     assert sensitivity[sensitivity.index("--hardware") + 1] == "my toy.json"
+    assert sensitivity[sensitivity.index("--concurrency") + 1] == "256"  # that of the answer
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for program, command, *arguments in told:
         assert program == "harness"
