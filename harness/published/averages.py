@@ -123,13 +123,16 @@ class Target(NamedTuple):
 
 
 def target_of(text: str) -> Target:
-    """The model that is named, or that a config.json is of.
+    """The model that is named, or that a config.json, or the folder with it, is of.
 
     Raises InputError, OSError.
     """
     file = Path(text)
+    if file.is_dir():
+        file /= "config.json"
+        text = str(file)
     if not file.is_file():
-        if file.suffix == ".json":
+        if file.suffix.startswith(".j") or file.name == "config.json":  # no model's name ends so
             raise InputError(f"--target {text}: no such file")
         return Target(text)
     try:

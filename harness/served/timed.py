@@ -123,7 +123,7 @@ def incomparable(server: Server) -> str:
         return "these files time no steps; the engine's log does"
     if not without:
         timed = " that are long and steady enough to time" if server.plain else ""
-        return f"no steps without drafts are in the files{timed}"
+        return f"no stretch without drafts is in the files{timed}"
     if min(len(with_drafts), len(without)) < EITHER:
         return (
             f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {EITHER} of each are "

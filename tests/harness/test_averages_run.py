@@ -85,8 +85,10 @@ def test_names_of_drafters_and_targets(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(json.dumps(content))
         assert target_of(str(tmp_path / name)) == (*said, str(tmp_path / name))
+    assert target_of(str(tmp_path)) == target_of(str(tmp_path / "config.json"))
     (tmp_path / "config.json").write_text("[]")
-    for wrong in (str(tmp_path / "config.json"), str(tmp_path / "none.json")):
+    (tmp_path / "empty").mkdir()
+    for wrong in (str(tmp_path / "config.json"), *(str(tmp_path / name) for name in ("none.json", "none.jso", "empty"))):
         with pytest.raises(InputError, match="--target"):
             target_of(wrong)
     assert target_of("org/model") == ("org/model", "", "")

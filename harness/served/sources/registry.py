@@ -41,6 +41,7 @@ SOURCES: Final[tuple[Source, ...]] = (
     SglangDspark(), SglangInfo(), TrtllmStats(), AiperfServer(), Guidellm(), VllmBench(), Aiperf(), VllmRequests(),
     SglangAnswers(), TrtllmAnswers(), LlamaCppAnswers(),
 )  # fmt: skip
+_NONE: Final = "none of what is read here"
 _SCRAPES: Final = (VllmMetrics, SglangMetrics, LlamaCppMetrics, TrtllmMetrics)
 """Sources of which two that are alike say that nothing happened in between."""
 _ROWS: Final = "aiperf's summary; profile_export.jsonl beside it has the requests, and is read"
@@ -79,24 +80,39 @@ def read_files(
         else:
             notes.append(f"{text.name}: holds what {like.name} does, and counts once")
     for text, named in unknown:
-        if named or not by_source:
-            if form := form_of(text.file):
-                raise InputError(
-                    f"{text.name}: is arrivals ({form}), which say nothing of drafts; give what the server itself wrote: "
-                    "its log, its metrics or its answers. `harness simulate` and `tuner search` take these as --arrivals"
-                )
-            if beside := next((told for begins, told in _SUMMARIES.items() if re.match(begins, text.text)), None):
-                raise InputError(f"{text.name}: is {beside}")
-            why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]
-            told = f" ({'; '.join(why)})" if why else ""
-            known = ", ".join(source.name for source in SOURCES)
-            raise InputError(f"{text.name}: is none of what is read here{told}: {known}")
-        notes.append(f"{text.name}: is none of what is read here, and left out")
+        if named:
+            raise InputError(_reason(text) or f"{text.name}: is {_NONE}: {_known()}")
+        notes.append(f"{text.name}: is {_NONE}, and left out")
+    if not by_source:
+        blamed = next(filter(None, (_reason(text) for text, _ in unknown)), "")
+        text, others = unknown[0][0], len(unknown) - 1
+        if others:
+            raise InputError(
+                blamed or f"{text.file.parent}: none of its {others + 1} files is of what is read here: {_known()}"
+            )
+        raise InputError(blamed or f"{text.name}: is {_NONE}: {_known()}")
     for i, texts in by_source.items():
         if len(texts) > 1 and not SOURCES[i].counts and not isinstance(SOURCES[i], _SCRAPES):
             by_source[i], again = _once(texts)
             notes += again
     return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
+
+
+def _reason(text: Text) -> str:
+    """What a file that nothing here reads is, and what to give in its place; empty where nobody knows."""
+    if form := form_of(text.file):
+        return (
+            f"{text.name}: is arrivals ({form}), which say nothing of drafts; give what the server itself wrote: "
+            "its log, its metrics or its answers. `harness simulate` and `tuner search` take these as --arrivals"
+        )
+    if beside := next((told for begins, told in _SUMMARIES.items() if re.match(begins, text.text)), None):
+        return f"{text.name}: is {beside}"
+    why = [*text.notes, *(["it is JSON that is cut, or damaged"] if text.broken else [])]
+    return f"{text.name}: is {_NONE} ({'; '.join(why)}): {_known()}" if why else ""
+
+
+def _known() -> str:
+    return ", ".join(source.name for source in SOURCES)
 
 
 def _once(texts: Sequence[Text]) -> tuple[list[Text], list[str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
-from harness.served.observed import CHANGED, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import CHANGED, CUT, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -273,9 +273,7 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
             f"lines of an older vLLM say no positions: there are as many drafts as {gamma} goes into drafted tokens"
         )
     if cut:
-        notes.append(
-            f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} left out"
-        )
+        notes.append(f"{counted(cut, 'line')} of metrics {CUT}, and {'is' if cut == 1 else 'are'} left out")
 
 
 def _load(line: str, *, labelled: bool) -> _Line | None:

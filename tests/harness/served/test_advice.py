@@ -52,7 +52,7 @@ def test_a_k_that_is_too_large_is_lowered(tmp_path: Path) -> None:
     assert isinstance(gain, dict)
     truth = sum(n * POOR.speed(2, n) for n in LOADS) / sum(n * POOR.speed(5, n) for n in LOADS) - 1
     assert gain["low"] < truth < gain["high"]
-    assert "no steps without drafts" in str(told["cannot"])
+    assert "no stretch without drafts" in str(told["cannot"])
 
 
 @pytest.mark.parametrize("survival", [(0.3, 0.08, 0.02, 0.005, 0.001), (0.7, 0.45, 0.25, 0.12, 0.05)])
@@ -132,7 +132,7 @@ def test_the_verdict_stands_below_what_it_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loads", "plain", "why"),
     [
-        (LOADS, [], "no steps without drafts"),
+        (LOADS, [], "no stretch without drafts"),
         (LOADS, [16] * 3, "5 of each are needed"),
         ([2] * 40, [40] * 40, "of no load are both"),
     ],

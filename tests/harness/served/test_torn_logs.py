@@ -11,6 +11,7 @@ import pytest
 
 from harness.served.observed import Observation
 from harness.served.server import together
+from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
 from tests.harness.served.test_sources import CAPTURED, captured, observed
@@ -97,7 +98,7 @@ def test_a_torn_load_does_not_lend_its_acceptance_to_the_load_before(tmp_path: P
     assert "SpecDecoding" not in lines[2] + lines[3]
     one = observed(tmp_path, "".join([*lines[:3], lines[3][:150] + "\n", *lines[4:]]))
     assert [interval.plain for interval in one.intervals] == [True, False, False]
-    assert any("could not be read whole" in note for note in one.notes)
+    assert any("could not be read whole" in note for note in together([one]).notes)
 
 
 @pytest.mark.parametrize("form", FORMS)

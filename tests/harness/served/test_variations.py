@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -472,3 +473,14 @@ def test_a_rotated_log_may_begin_with_a_part_without_requests(tmp_path: Path) ->
         read_files([tmp_path / "log.1"])
     [both], _ = read_files([tmp_path / "log.1", tmp_path / "log"])
     assert (both.requests, both.settings.gamma, both.settings.drafter) == (1, 4, "draft.gguf")
+
+
+def test_of_a_folder_no_file_is_blamed_alone(tmp_path: Path) -> None:
+    """A README that lies in it is not why nothing is read; one that is damaged is."""
+    (tmp_path / "README.md").write_text("# notes\n")
+    (tmp_path / "a list.txt").write_text("1\n")
+    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}: none of its 2 files"):
+        read_files([tmp_path])
+    (tmp_path / "scrape.json").write_text('{"a": 1')
+    with pytest.raises(InputError, match=r"scrape\.json: .*cut"):
+        read_files([tmp_path])
