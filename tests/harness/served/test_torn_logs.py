@@ -11,7 +11,6 @@ import pytest
 
 from harness.served.observed import Observation
 from harness.served.server import together
-from harness.served.server import together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
 from tests.harness.served.test_sources import CAPTURED, captured, observed
