@@ -30,6 +30,8 @@ WANTED: dict[str, tuple[Figure, ...]] = {
 """Figures to make as large as can be; decisions are about the first."""
 KEEPS_UP = "keeps up"
 """The figure that is 0 under overload, where ever more requests wait; and the constraint that it be 1."""
+KNOWN = "keeping up is known"
+"""The figure that is 0 where a simulation was too short to tell: nobody knows then whether a promise is kept."""
 _NOBODY = 1.0
 """Violation where a bound cannot be judged, because nobody was served."""
 
@@ -150,6 +152,7 @@ def figures_of(outcome: Outcome, scenario: Scenario) -> Figures:
     figures["goodput ±"] = outcome.throughput.half_width
     figures |= outcome.attained
     figures[KEEPS_UP] = float(outcome.keeps_up is not False)
+    figures[KNOWN] = float(outcome.keeps_up is not None or all(part.users is not None for part, _ in scenario.load.parts))
     return figures
 
 
@@ -158,7 +161,7 @@ def weighted(each: Sequence[tuple[Figures, float]], slas: Sequence[Sla]) -> Figu
     if len(each) == 1:
         return each[0][0]
     at_most = {str(sla) for sla in slas if sla.share is None and not sla.at_least} | {"p50_ttft", "p95_ttft"}
-    at_least = {str(sla) for sla in slas if str(sla) not in at_most} | {KEEPS_UP, "p5_tps"}
+    at_least = {str(sla) for sla in slas if str(sla) not in at_most} | {KEEPS_UP, KNOWN, "p5_tps"}
     at_least |= {promise.name for promise in promises(slas) if promise.share is not None}
 
     def one(name: str) -> float:

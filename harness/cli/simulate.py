@@ -366,7 +366,7 @@ def _cost_columns(plan: SweepPlan, rows: Sequence[Simulation], decided: Mapping[
 
     columns: dict[str, Cell] = {}
     if any(r.headroom is not None for r in rows):
-        columns["holds"] = lambda r: times_of(r.headroom)
+        columns["holds"] = lambda r: times_of(r.headroom if r.tells(plan.slas) else None)
     if (gpu_hour := plan.gpu_hour) is not None:
         columns[_DOLLARS] = lambda r: f"{dollars_per_million(r.throughput or 0.0, gpu_hour):.3g}"
     if (users := plan.users) is not None:

@@ -33,7 +33,7 @@ from tests.tuner.conftest import QUIET
 from tuner.decision import StudyEvidence
 from tuner.display import print_study
 from tuner.export import export_content, export_study
-from tuner.objective import Scenario, TrialJob, TrialWorker
+from tuner.objective import KEEPS_UP, KNOWN, Scenario, TrialJob, TrialWorker
 from tuner.plan import StudyInputs
 from tuner.prompts import TraceKey
 from tuner.samplers import BATCH, study_of
@@ -301,6 +301,9 @@ def test_an_open_loop_must_answer_what_arrives(here: Here, plan_of: Callable[...
     )
     assert scenario.violations(few[0])["keeps up"] > 0  # type: ignore[arg-type]
     assert "keeps up" not in scenario.violations(many[0])  # type: ignore[arg-type]
+    assert many[0][KNOWN] == 1  # type: ignore[index]
+    [moment] = run([TrialJob(plain(2), scenario, 0.5, 0)])  # too short to tell
+    assert (moment[0][KNOWN], moment[0][KEEPS_UP]) == (0, 1)  # type: ignore[index]
 
 
 def test_a_front_holds_what_nothing_beats(here: Here, plan_of: Callable[..., StudyPlan]) -> None:
