@@ -412,7 +412,7 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
 
 def _to_know_off(server: Server, kind: str) -> str:
     """What tells whether no drafts at all would be faster, in words."""
-    given = "another log" if server.has_baseline else "a log"
+    given = "another log" if server.baseline else "a log"
     missing = "more of its log with drafts" if drafting_is_short(server) else f"{given} of this traffic without speculation"
     log = f"give {missing}"
     if kind and not priced(kind):
@@ -424,7 +424,7 @@ def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
     if not costs.knows_off:
         if drafting_is_short(server):
             return "the same traffic with drafts, ten minutes at each load that was served without, and the log of it"
-        again = "once more, for what is given does not compare: " if server.has_baseline else ""
+        again = "once more, for what is given does not compare: " if server.baseline else ""
         return (
             f"{again}this traffic without speculation, ten minutes at each load that was served with it, on the same "
             "machine, and the log of it beside these files"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_KNEE: Final = (300.0, 1.3)
+KNEE: Final = (300.0, 1.3)
 """Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
 to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes); mixtures of experts
 and weights of fewer bits lie far beyond; processors, with some 3 TFLOPs and 200 GB/s, at about 15."""
@@ -151,7 +151,7 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     """The prior, weighed by how a log's steps grow with what runs."""
     rng = np.random.default_rng([seed, 23])
     many = 4 * DRAWS
-    middle, spread = _KNEE
+    middle, spread = KNEE
     knee = middle * np.exp(spread * rng.standard_normal(many))
     share, wide = _PASS.get(kind, _UNKNOWN_PASS)
     passes = share * np.exp(wide * rng.standard_normal(many))

@@ -166,7 +166,7 @@ class Interval:
     running: float
     """Requests, on average of its ends."""
     steady: bool
-    """Whether about as many ran at both ends: else a step's time is none of any load."""
+    """Whether about as many ran at both ends, and all steps drafted alike: else a step's time is none of any load."""
     waiting: float = 0.0
     generated_tok_s: float
     prompt_tok_s: float = 0.0
@@ -186,6 +186,12 @@ class Interval:
     def request_steps(self) -> float:
         """Steps of all its requests: a token each, and those accepted beside."""
         return max(self.generated - (self.drafts.accepted if self.drafts else 0.0), 0.0)
+
+    @property
+    def drafting(self) -> float:
+        """Share of its requests' steps in which something was proposed."""
+        steps = self.request_steps
+        return min(self.drafts.drafts / steps, 1.0) if self.drafts is not None and steps else 0.0
 
     @property
     def each_s(self) -> float | None:

@@ -39,6 +39,8 @@ _TOO_MUCH: Final = 1.1
 """What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+_WHOLLY: Final = 0.85
+"""A share of a stretch's steps with drafts: with less drafting was switched within. First tokens come from no such step."""
 _ROUNDED: Final = 0.011
 """What rounding adds to an average of tokens a draft."""
 _NEAR: Final = 9
@@ -68,6 +70,8 @@ class Server:
     intervals: tuple[Interval, ...]
     plain: tuple[Interval, ...]
     """Stretches in which nothing was drafted though something ran."""
+    baseline: tuple[Interval, ...]
+    """The same of another server beside it, which does not draft: times of steps, and no load of this one's."""
     points: tuple[Point, ...]
     steps: tuple[TimedStep, ...]
     """Steps whose parts were timed."""
@@ -94,22 +98,27 @@ class Server:
         return (*self.intervals, *self.plain) if self.gamma else self.plain
 
     @property
-    def has_baseline(self) -> bool:
-        """Whether some files are of a server that does not draft."""
-        return any(not _drafts(one) and one.intervals for one in self.observations) and any(map(_drafts, self.observations))
-
-    @property
     def proposing(self) -> float:
         """Share of requests' steps with a proposal while drafting is on. A drafter that always proposes may have been
-        switched off at some loads: then stretches with drafts say it; n-gram look-up may find nothing at any."""
-        drafting = [one for one in self.intervals if one.drafts is not None and one.request_steps > 0]
-        steps = sum(one.request_steps for one in drafting)
-        inside = sum(one.drafts.drafts for one in drafting if one.drafts is not None) / steps if steps else 0.0
-        if inside > _ALWAYS and not one_hot(self.kind):
+        switched off at some loads: then stretches with drafts say it, those left out in which it was switched; n-gram
+        look-up may find nothing at any."""
+        shares = [one.drafting for one in self.intervals if one.drafting]
+        if not one_hot(self.kind) and shares and (self._switched or statistics.median(shares) > _ALWAYS):
             return 1.0
         if self.coverage is None or self.coverage > _ALWAYS:
             return 1.0
         return self.coverage
+
+    @property
+    def _switched(self) -> bool:
+        """Whether drafts come and go with the load, of a drafter that always proposes where it is asked."""
+        told = any(k == 0 for *_, k in self.settings.table)
+        return (told or bool(self.plain)) and self.kind in KINDS and not self.may_be_silent
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether the drafter, or the engine for it, may propose nothing in a step though it is asked."""
+        return finds_lengths(self.kind) or self.settings.engine == "llama.cpp" or self.settings.adaptive
 
     @property
     def shortener(self) -> Shortener:
@@ -125,7 +134,7 @@ class Server:
             if first <= running <= last:
                 return min(k, self.gamma)
         near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
-        if self.proposing == 1 and self.plain and sum(one.plain for one in near) > len(near) / 2:
+        if self.proposing == 1 and self.plain and sum(one.drafting for one in near) < len(near) / 2:
             return 0
         sizes = [size for one in near if one.drafts is not None and (size := length_of(one.drafts, self.gamma))]
         return statistics.median_low(sizes) if sizes and self.shortener == "engine" else self.gamma
@@ -192,13 +201,15 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     notes += _measured(points, step_tokens)
     known = [one for one in observations if one.generated and one.requests]
     prompt, output = _lengths(known)
-    intervals = [i for one in observations for i in one.intervals if i.generated_tok_s > 0 and i.running >= 0.5]
+    beside = [one for one in observations if drafting and _is_baseline(one)]
+    own = _stretches([one for one in observations if one not in beside])
     server = Server(
         observations=tuple(observations), settings=settings, gamma=gamma, drafts=drafts, counted_by=by, length=length,
         tokens_per_step=step_tokens,
         coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
-        intervals=tuple(i for i in intervals if not i.plain or not gamma), plain=tuple(i for i in intervals if i.plain),
+        intervals=tuple(i for i in own if not i.plain or not gamma), plain=tuple(i for i in own if i.plain),
+        baseline=tuple(i for i in _stretches(beside) if i.plain),
         points=points,
         steps=tuple(s for one in observations for s in one.steps),
         context_capacity=next((one.context_capacity for one in observations if one.context_capacity), None),
@@ -206,7 +217,28 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         output_tokens=output,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
-    return replace(server, notes=(*_of_short_drafts(server), *server.notes))
+    return replace(
+        server, notes=(*_of_short_drafts(server), *server.notes),
+        intervals=tuple(replace(i, steady=False) if _is_mixed(i, server) else i for i in server.intervals),
+    )  # fmt: skip
+
+
+def _stretches(observations: Sequence[Observation]) -> list[Interval]:
+    """In which something ran."""
+    return [i for one in observations for i in one.intervals if i.generated_tok_s > 0 and i.running >= 0.5]
+
+
+def _is_baseline(one: Observation) -> bool:
+    """Whether it is of a server that was not set to draft, beside one that drafts."""
+    return not _drafts(one) and not one.settings.speculates
+
+
+def _is_mixed(one: Interval, server: Server) -> bool:
+    """Whether drafting was switched, or K was changed, within a stretch: its mean step is none that ever ran."""
+    if one.drafts is None or server.may_be_silent or server.proposing < 1:
+        return False
+    changed = server.shortener == "engine" and length_of(one.drafts, server.gamma) is None
+    return changed or (bool(server.plain) and one.drafting < _WHOLLY)
 
 
 def _of_short_drafts(server: Server) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import DRAWS, Acceptance
-from harness.served.costs import BINS, EITHER, FEWEST, drafting_k
+from harness.served.costs import BINS, EITHER, FEWEST, KNEE, drafting_k
+from harness.served.draft_lengths import length_of
+from harness.served.observed import Interval
 from harness.served.server import Server, one_hot
 from simulator.drafter_kinds import KINDS
 
@@ -61,6 +63,8 @@ class Seen:
     off: Floats
     """What the form of it is off by where k was served, at other k, and at loads that did not run, in standard deviations,
     [draws, 3]."""
+    turns: Floats
+    """Tokens, more than in any pass that was timed, at which a pass may turn from memory to arithmetic, [draws]."""
     knows_off: bool = True
 
     @property
@@ -72,12 +76,23 @@ class Seen:
         """See `Costs`."""
         share = float(self.drafted[k]) / self.drafted[-1]
         seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(self.drafted) - 1))
+        seconds = seconds + self._beyond(running * (1 + self.coverage * float(self.drafted[k])))
         size, (near, apart) = running * (1 + self.coverage * float(self.drafted[k])), _OFF_BETWEEN
         gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
         between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
         widths = (share * self.misfit, between * 4 * share * (1 - share), share * _off_beyond(running, self.loads))
         far = np.sum([width * off for width, off in zip(widths, self.off.T, strict=True)], axis=0)
         return np.asarray(seconds * np.exp(far), np.float64)
+
+    def _beyond(self, size: float) -> Floats:
+        """Seconds that a pass of so many tokens takes more than lines through those that were timed, [draws]: beyond its
+        turn it grows in proportion to its tokens."""
+        if size <= self.sizes.max():
+            return np.zeros(len(self.fits))
+        slopes = self.fits[:, 3:].sum(1)
+        row = np.array([1.0, *np.zeros(2), self.sizes.max(), *np.maximum(self.sizes.max() - self.hinges, 0.0)])
+        turned = self.fits @ row + slopes * (self.turns - self.sizes.max())
+        return np.asarray(np.maximum(turned / self.turns - slopes, 0.0) * np.maximum(size - self.turns, 0.0), np.float64)
 
     def _fitted(self, k: int, running: float) -> Floats:
         row = _seen_row(running, float(self.drafted[k]), self.coverage, self.hinges, float(self.drafted[-1]), self.block)
@@ -100,12 +115,31 @@ def _seen_row(running: float, drafted: float, coverage: float, hinges: Floats, l
     return np.array([1.0, running, drafting, tokens, *np.maximum(tokens - hinges, 0.0)])
 
 
-def _timed(server: Server) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(running, seconds of a step) of stretches with drafts, and of those without."""
-    return (
-        [(one.running, s) for one in server.intervals if (s := one.each_s) is not None and one.drafts],
-        [(one.running, s) for one in server.plain if (s := one.each_s) is not None],
-    )
+class _Stretch(NamedTuple):
+    """A stretch whose steps are timed."""
+
+    running: float
+    seconds: float
+    """Of a step."""
+    k: int
+    """Tokens a draft had at most."""
+
+
+def _timed(server: Server) -> tuple[list[_Stretch], list[_Stretch]]:
+    """Stretches with drafts, and those without, of a baseline too."""
+    with_drafts = [
+        _Stretch(one.running, seconds, _k_of(one, server))
+        for one in server.intervals
+        if (seconds := one.each_s) is not None and one.drafts
+    ]
+    plain = (*server.plain, *server.baseline)
+    return with_drafts, [_Stretch(one.running, s, 0) for one in plain if (s := one.each_s) is not None]
+
+
+def _k_of(one: Interval, server: Server) -> int:
+    """As its own drafts have it where the engine made them short, else as at its load."""
+    own = length_of(one.drafts, server.gamma) if one.drafts is not None and server.shortener == "engine" else None
+    return own or drafting_k(server, one.running)
 
 
 def drafting_is_short(server: Server) -> bool:
@@ -118,25 +152,25 @@ def incomparable(server: Server) -> str:
     """Why the files' own steps do not say what drafting costs, in words; empty where they do."""
     with_drafts, without = _timed(server)
     if not with_drafts and not without:
-        if server.intervals or server.plain:
+        if server.intervals or server.plain or server.baseline:
             return "no stretch of the files is long and steady enough to time its steps"
         return "these files time no steps; the engine's log does"
     if not without:
-        timed = " that are long and steady enough to time" if server.plain else ""
+        timed = " that are long and steady enough to time" if server.plain or server.baseline else ""
         return f"no stretch without drafts is in the files{timed}"
     if min(len(with_drafts), len(without)) < EITHER:
         return (
             f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {EITHER} of each are "
             "needed"
         )
-    ends = [(min(r for r, _ in own), max(r for r, _ in own)) for own in (with_drafts, without)]
+    ends = [(min(r for r, *_ in own), max(r for r, *_ in own)) for own in (with_drafts, without)]
     if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
         told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
         return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
     near = [
         np.log(np.median(own) / took)
-        for running, took in with_drafts
-        if (own := [s for r, s in without if running / _ALIKE <= r <= running * _ALIKE])
+        for running, took, _ in with_drafts
+        if (own := [s for r, s, _ in without if running / _ALIKE <= r <= running * _ALIKE])
     ]
     if near and (longer := float(np.median(near))) > _OFF:
         return (
@@ -156,12 +190,12 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
     coverage = acceptance.coverage
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     drafted, longest = acceptance.drafted, float(acceptance.drafted[-1])
-    passes = [*((r, float(drafted[drafting_k(server, r)])) for r, _ in with_drafts), *((r, 0.0) for r, _ in without)]
+    passes = [(r, float(drafted[k])) for r, _, k in (*with_drafts, *without)]
     loads = [max(r, 1e-3) for r, _ in passes]
     sizes = [max(r * (1 + coverage * m), 1e-3) for r, m in passes]
     hinges = _hinges(np.array(sizes))
     design = np.array([_seen_row(r, m, coverage, hinges, longest, block) for r, m in passes])
-    took_s = np.array([t for _, t in [*with_drafts, *without]])
+    took_s = np.array([t for _, t, _ in (*with_drafts, *without)])
     rng = np.random.default_rng([seed, 24])
     fits = np.empty((DRAWS // 4, design.shape[1]))
     for i in range(len(fits)):
@@ -186,7 +220,18 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         basis,
         misfit,
         off,
+        _turns(max(sizes), len(fits) * 4, np.random.default_rng([seed, 29])),
     )
+
+
+def _turns(most: float, count: int, rng: np.random.Generator) -> Floats:
+    """Draws of where a pass turns that was not seen to turn up to so many tokens; see `KNEE`."""
+    from scipy.special import ndtr, ndtri
+
+    middle, spread = KNEE
+    below = ndtr(np.log(most / middle) / spread)
+    ranks = np.clip(below + (1 - below) * rng.random(count), 0.0, 1 - 1e-12)
+    return np.asarray(np.maximum(middle * np.exp(spread * ndtri(ranks)), most), np.float64)
 
 
 def _misfit(loads: Floats, drafts: npt.NDArray[np.bool_], off: Floats) -> float:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.served.acceptance import Acceptance, acceptance_of, interval
+from harness.served.advice import advise
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
 from tests.harness.served.test_advice import advised
-from tests.harness.served.writing import Truth, vllm_log
+from tests.harness.served.writing import Truth, vllm_log, walked_log
 
 EAGLE = (0.72, 0.53, 0.38)
 LINE = Truth(EAGLE, base_s=0.008, token_s=5e-5, draft_s=6e-4)
@@ -79,3 +80,70 @@ def test_a_server_that_loses_is_told_so(tmp_path: Path) -> None:
     found, acceptance = from_log(tmp_path, KNEE, (8, 32, 64))
     assert np.quantile(over_none(found, acceptance, 3, 64), 0.975) < 0
     assert np.quantile(over_none(found, acceptance, 1, 64), 0.025) > 0.3
+
+
+FLAT = Truth(EAGLE, base_s=0.015, token_s=0.00006, draft_s=0.004)
+TURNING = Truth(EAGLE, base_s=0.012, token_s=0.00003, draft_s=0.0008, knee=40, beyond_s=0.00022)
+
+
+def off(running: int) -> int:
+    """Drafts up to 16 running."""
+    return 3 if running <= 16 else 0
+
+
+def table(running: int) -> int:
+    """Shorter ones on the way."""
+    return 3 if running <= 12 else 1 if running <= 30 else 0
+
+
+@pytest.mark.parametrize("period", [60, 168])
+@pytest.mark.parametrize("k", [off, table])
+@pytest.mark.parametrize("truth", [FLAT, TURNING], ids=["flat", "turning"])
+def test_a_server_whose_k_changes_within_stretches(
+    truth: Truth, k: Callable[[int], int], period: float, tmp_path: Path
+) -> None:
+    """What every k would give lies inside; stretches in which drafting was switched made it a look-up that finds little."""
+    text, gains = walked_log(truth, lambda s: round(21 + 19 * np.sin(s / period)), k, 3000)
+    (tmp_path / "a").write_text(text)
+    server = together(*read_files([tmp_path / "a"]))
+    assert server.proposing == 1
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    for one in advise(server, acceptance, "eagle3", costs).of_tokens:
+        assert one.gain.low - 0.015 < gains[one.k] < one.gain.high + 0.015
+
+
+@pytest.mark.parametrize("stretches", [30, 240])
+def test_a_baseline_is_no_load_that_was_served(stretches: int, tmp_path: Path) -> None:
+    """A log without speculation times steps, however long it is; what was served drafted at every load."""
+    loads = [2 + 2 * min(i % 18, 18 - i % 18) for i in range(60)]
+    (tmp_path / "with").write_text(vllm_log(FLAT, loads))
+    without = [3 + 2 * min(i % 18, 18 - i % 18) for i in range(stretches)]
+    (tmp_path / "without").write_text(vllm_log(FLAT, without, k=lambda n: 0, method=""))
+    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    advice = advise(server, acceptance, "eagle3", costs)
+    served = sum(n * FLAT.speed(3, n) for n in loads)
+    for one in advice.of_tokens:
+        gain = sum(n * FLAT.speed(one.k, n) for n in loads) / served - 1
+        assert one.gain.low - 0.015 < gain < one.gain.high + 0.015
+    assert (advice.of_tokens[0].k, advice.of_tokens[3].gain.value) == (0, 0)
+    assert all(one.as_served == 3 for one in advice.loads)
+    assert server.running[-1] <= max(loads)
+
+
+@pytest.mark.parametrize("knee", [80, np.inf])
+def test_passes_beyond_those_that_were_timed_may_turn(knee: float, tmp_path: Path) -> None:
+    """Up to 64 tokens were timed; 160 may be memory's or arithmetic's time, and the interval holds both."""
+    truth = Truth(EAGLE, base_s=0.015, token_s=0.00001, draft_s=0.001, knee=knee, beyond_s=0.0002)
+    loads = [n for n in (4, 7, 10, 13, 16, 20, 25, 30, 35, 40) for _ in range(12)]
+    (tmp_path / "a").write_text(vllm_log(truth, loads, k=off))
+    server = together(*read_files([tmp_path / "a"]))
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    low, high = np.quantile(costs.seconds(3, 40) / costs.seconds(0, 40), [0.025, 0.975])
+    assert low < truth.step_s(3, 40) / truth.step_s(0, 40) < high

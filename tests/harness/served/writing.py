@@ -54,12 +54,17 @@ def vllm_log(
     clumped: float = 0.0,
     method: str = "eagle3",
 ) -> str:
-    """vLLM's log of stretches of ten seconds, so many running; `clumped` is the spread of acceptance between them."""
+    """vLLM's log of stretches of ten seconds, so many running; `clumped` is the spread of acceptance between them. Without a
+    `method` it was not set to draft."""
     rng, at = np.random.default_rng(seed), datetime(2024, 11, 26, 10, 0, 0)
     gamma = len(truth.survival)
     lines = [
-        "(APIServer pid=1) INFO 11-26 09:59:00 [api_utils.py:286] non-default args: {'model': 'Org/Model-8B', "
-        f"'speculative_config': {{'method': '{method}', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}",
+        "(APIServer pid=1) INFO 11-26 09:59:00 [api_utils.py:286] non-default args: {'model': 'Org/Model-8B'"
+        + (
+            f", 'speculative_config': {{'method': '{method}', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}"
+            if method
+            else "}"
+        ),
         "(APIServer pid=1) INFO 11-26 09:59:01 [x.py:1] Application startup complete.",
     ]
     for n in running:
@@ -73,22 +78,59 @@ def vllm_log(
         for alpha in alphas[:now]:
             left = rng.binomial(left, min(alpha, 1.0))
             counts.append(left)
-        accepted = sum(counts)
-        stamp = f"(APIServer pid=1) INFO {at:%m-%d %H:%M:%S}"
-        lines.append(
-            f"{stamp} [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: "
-            f"{(steps + accepted) / EVERY_S:.1f} tokens/s, Running: {n} reqs, Waiting: 0 reqs, GPU KV cache usage: 10.0%, "
-            "Prefix cache hit rate: 0.0%"
-        )
-        if now:
-            rates = ", ".join(f"{c / steps:.3f}" for c in [*counts, *[0] * (gamma - now)])
-            lines.append(
-                f"{stamp} [metrics.py:120] SpecDecoding metrics: Mean acceptance length: {1 + accepted / steps:.2f}, "
-                f"Accepted throughput: {accepted / EVERY_S:.2f} tokens/s, Drafted throughput: "
-                f"{steps * now / EVERY_S:.2f} tokens/s, Accepted: {accepted} tokens, Drafted: {steps * now} tokens, "
-                f"Per-position acceptance rate: {rates}, Avg Draft acceptance rate: {100 * accepted / steps / gamma:.1f}%"
-            )
+        lines += _stretch(at, n, steps, steps if now else 0, steps * now, counts, gamma)
     return "\n".join(lines) + "\n"
+
+
+def _stretch(
+    at: datetime, running: int, slots: int, drafts: int, drafted: int, accepted_at: Sequence[int], gamma: int
+) -> list[str]:
+    """vLLM's lines at the end of a stretch in which requests took so many steps, with so many drafts in them."""
+    accepted, stamp = sum(accepted_at), f"(APIServer pid=1) INFO {at:%m-%d %H:%M:%S}"
+    lines = [
+        f"{stamp} [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: "
+        f"{(slots + accepted) / EVERY_S:.1f} tokens/s, Running: {running} reqs, Waiting: 0 reqs, GPU KV cache usage: 10.0%, "
+        "Prefix cache hit rate: 0.0%"
+    ]
+    if drafts:
+        rates = ", ".join(f"{c / drafts:.3f}" for c in [*accepted_at, *[0] * (gamma - len(accepted_at))])
+        lines.append(
+            f"{stamp} [metrics.py:120] SpecDecoding metrics: Mean acceptance length: {1 + accepted / drafts:.2f}, "
+            f"Accepted throughput: {accepted / EVERY_S:.2f} tokens/s, Drafted throughput: "
+            f"{drafted / EVERY_S:.2f} tokens/s, Accepted: {accepted} tokens, Drafted: {drafted} tokens, "
+            f"Per-position acceptance rate: {rates}, Avg Draft acceptance rate: {100 * accepted / drafted:.1f}%"
+        )
+    return lines
+
+
+def walked_log(
+    truth: Truth, running: Callable[[float], int], k: Callable[[int], int], seconds: float, seed: int = 0
+) -> tuple[str, list[float]]:
+    """vLLM's log of a server whose load goes up and down, step by step, K by what runs: stretches end within rows of its
+    table. Beside it what 0, 1, …, K drafted at every load would give in tokens a second, over what was served."""
+    rng, begin = np.random.default_rng(seed), datetime(2026, 11, 27, 2, 0, 0)
+    gamma, now_s, until_s = len(truth.survival), 0.0, float(EVERY_S)
+    alphas = np.array(truth.survival) / [1.0, *truth.survival[:-1]]
+    slots, drafts, drafted, at = 0, 0, 0, np.zeros(gamma, int)
+    ideal, served = np.zeros(gamma + 1), 0.0
+    lines = [
+        "(APIServer pid=1) INFO 11-27 01:59:00 [api_utils.py:286] non-default args: {'model': 'Org/Model-8B', "
+        f"'speculative_config': {{'method': 'eagle3', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}",
+    ]
+    while now_s < seconds:
+        n = running(now_s)
+        own, left = k(n), n
+        step_s = truth.step_s(own, n)
+        for position in range(own):
+            left = rng.binomial(left, alphas[position])
+            at[position] += left
+        slots, drafts, drafted = slots + n, drafts + (n if own else 0), drafted + n * own
+        ideal += [step_s * n * truth.speed(one, n) for one in range(gamma + 1)]
+        served, now_s = served + n * truth.tokens(own), now_s + step_s
+        if now_s >= until_s:
+            lines += _stretch(begin + timedelta(seconds=until_s), n, slots, drafts, drafted, at.tolist(), gamma)
+            slots, drafts, drafted, at, until_s = 0, 0, 0, np.zeros(gamma, int), until_s + EVERY_S
+    return "\n".join(lines) + "\n", (ideal / served - 1).tolist()
 
 
 def sglang_log(running: Sequence[int], *, length: float = 2.5, gamma: int = 3, begins: str = "10:00:00") -> str:
