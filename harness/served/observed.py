@@ -24,8 +24,8 @@ _SLACK: Final = 1e-6
 UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
 """What is told of scrapes of which nobody knows whether they are of one server."""
 CHANGED: Final = "K was changed in this log"
-CUT: Final = "could not be read whole"
-"""What is said of a log's lines that are left out, on the screen too."""
+LEFT_OUT: Final = "left out"
+"""Said of what does not count, on the screen too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
     CHANGED,
-    CUT,
+    LEFT_OUT,
     NOTHING,
     UNSAID,
     Drafts,
@@ -176,7 +176,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         _check_lengths(drafting, gamma)
         by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method)))
         notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
-        notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED) or CUT in note]
+        notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED) or LEFT_OUT in note]
         notes += [*_checked(drafting), *_averages_differ(drafting)]
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
     if not drafting:

@@ -39,7 +39,7 @@ _PACKERS: Final[Mapping[bytes, Callable[[BinaryIO], io.BufferedIOBase]]] = {b"BZ
 """What else files are compressed by, as their first bytes say."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
-_METRIC: Final = re.compile(r"\s*(?:vllm|sglang|llamacpp|trtllm|process|python)[:_]\w+[{ ]\S*[\w\"{]")
+_METRIC: Final = re.compile(r"\s*(?:(?:ray_)?(?:vllm|sglang|llamacpp|trtllm)|process|python)[:_]\w+[{ ]\S*[\w\"{]")
 """A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _END: Final = re.compile(r"\r?\n|\r")
@@ -64,6 +64,8 @@ _TIMES: Final = re.compile(
     r"|\[\d+\]|Z\b|(?<=[\d\s])[+-]\d\d:?\d\d\b|\[?\s*(?<![\d.])\b\d+\.\d{3,}(?![\d.])\]?|\b\d{10,}\b"
 )
 """Dates and times of the day, seconds since 1970 or since a start, and process ids; no part of an address."""
+_LOGGER: Final = re.compile(r"\b(?:vllm|sglang|tensorrt_llm)(?:\.\w+)+(?::\d+)?")
+"""The part of an engine that writes a line, where a format of one's own says it: no server's name."""
 _BAR: Final = re.compile(r"(?:(?<![^\s|\]])[^\W\d_][^\d|\]:<>]{0,60}:?\s*)?(?:\d{1,3}%|\d{1,9}it \[).*", re.DOTALL)
 """A bar of progress that has no end of line, and words before it: all that stands between a name and a server's line."""
 _ANSWERS: Final = frozenset({
@@ -169,7 +171,7 @@ def _named(line: str, says: re.Pattern[str]) -> tuple[str, str, bool]:
         return "", line, False
     said = line[: own.start()]
     before = _BAR.sub("", said).lstrip() if "%" in said or "it [" in said else said
-    return _TIMES.sub("", before).strip(" \t:|"), before + line[own.start() :], before != said
+    return _TIMES.sub("", _LOGGER.sub("", before)).strip(" \t:|"), before + line[own.start() :], before != said
 
 
 Progress = Callable[[Path, int, int], None]

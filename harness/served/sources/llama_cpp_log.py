@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
-from harness.served.observed import NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
+from harness.served.observed import LEFT_OUT, NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
 from harness.served.sources.log_parts import alone
 from harness.served.text import Text, by_writer
 from simulator.errors import InputError
@@ -21,7 +21,7 @@ _DRAFTS: Final = re.compile(
     r"(?:, mean (?:len|acceptance length) =\s*([\d.]+))?"
 )
 _SUMS: Final = re.compile(r"statistics +([\w+-]+):.*#gen drafts = *(\d+),.*#gen tokens = *(\d+), #acc tokens = *(\d+)")
-"""Sums over a slot's requests so far, of one way to draft."""
+"""Sums so far of one way to draft, over a slot's requests or, where slots share what drafts, over all of them."""
 _HALF: Final = 0.005
 """By how much a mean length may be off as it is written."""
 _SURE: Final = 0.1
@@ -56,31 +56,34 @@ class LlamaCppLog:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All requests that ended in the logs."""
-        requests, method, most, drafter = list[ServedRequest](), "", 0, ""
-        without, told = 0, list[str]()
-        for text in texts:
-            found, left, lost = _requests(text)
-            told += [f"{text.name}: {alone(lost)}"] * bool(lost)
-            requests += found
-            without += left
+        method, most, drafter, told = "", 0, "", list[str]()
+        each = [_requests(text) for text in texts]
+        for text, found in zip(texts, each, strict=True):
+            told += [f"{text.name}: {alone(found.lost)}"] * bool(found.lost)
             method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
             drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
             most = max(most, _most(text))
-        if not requests and not without and not any(_ENDS.search(text.text) for text in texts):
+        ways = {sums[1] for text in texts for line in text.lines if (sums := _SUMS.search(line))}
+        method = method or (ways.pop() if len(ways) == 1 else "")
+        if not any(found.requests for found in each) and not any(_ENDS.search(text.text) for text in texts):
             raise InputError(
                 f"{texts[-1].name}: is of a server that has not answered a request yet; give what it wrote later, alone or "
                 "beside this"
             )
-        if not requests:
+        counts = [one for found in each for one in found.requests if found.shared or one.drafts is not None]
+        without = sum(len(found.requests) for found in each) - len(counts)
+        if not counts:
             why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
             raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")
-        drafts = pooled([one.drafts for one in requests])
+        drafts = pooled([found.drafts for found in each])
         notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says", *told]
         if without:
-            notes.append(
-                f"{counted(without, 'request')} whose drafts all failed left out: how many there were is not written"
-            )
-        gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in requests), default=0))
+            notes.append(f"{counted(without, 'request')} {LEFT_OUT}: how many drafts they had is not written")
+        if any(found.shared for found in each):
+            notes.append("slots share what drafts, and its sums are of all requests: they are not told apart")
+        served = [one.served() for one in counts if one.drafts is not None]
+        gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in served), default=_longest(drafts)))
+        generated = sum(one.output_tokens for one in counts)
         return [
             Observation(
                 source=self.name, files=tuple(text.name for text in texts),
@@ -88,10 +91,11 @@ class LlamaCppLog:
                     engine="llama.cpp", method=method, drafter=drafter, gamma=gamma or None,
                     speculates=True if drafts.drafts else None,
                 ),
-                drafts=drafts, requests=len(requests), generated=sum(one.output_tokens for one in requests),
-                prompt_tokens=sum(one.prompt_tokens or 0 for one in requests),
-                request_steps=sum(one.steps for one in requests),
-                told_apart=tuple(requests), notes=tuple(notes),
+                drafts=drafts, requests=len(counts), generated=generated,
+                prompt_tokens=sum(one.prompt_tokens or 0 for one in counts),
+                request_steps=sum(one.steps for one in served) if len(served) == len(counts)
+                else max(generated - len(counts) - drafts.accepted, drafts.drafts),
+                told_apart=tuple(served) if len(served) == len(counts) else (), notes=tuple(notes),
             )
         ]  # fmt: skip
 
@@ -108,7 +112,7 @@ def _longest(drafts: Drafts) -> int:
 def _told(lines: Sequence[str]) -> list[dict[str, str]]:
     """What lines of one server say of each request, by slot and task; a server that was started again begins them anew."""
     told, current = list[dict[str, str]](), dict[tuple[str, str], dict[str, str]]()
-    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+    sums, in_all = dict[tuple[str, str], tuple[int, int, int]](), dict[str, tuple[int, int, int]]()
     slot_id, key = "", ("", "")
     for line in lines:
         slot = _SLOT.search(line)
@@ -134,35 +138,68 @@ def _told(lines: Sequence[str]) -> list[dict[str, str]]:
                 before = (0, 0, 0)
             sums[slot_id, counts[1]] = now
             own["grown"] = f"{own.get('grown', '')} {' '.join(str(a - b) for a, b in zip(now, before, strict=True))}"
+            before = in_all.get(counts[1], (0, 0, 0))
+            own["in all"] = f"{own.get('in all', '')} {' '.join(str(a - b) for a, b in zip(now, before, strict=True))}"
+            in_all[counts[1]] = now
     return told
 
 
-def _requests(text: Text) -> tuple[list[ServedRequest], int, int]:
-    """(requests, those left out, lines left out) of each server that writes; one that was cut is left out."""
+class _Request(NamedTuple):
+    """What a log says of one."""
+
+    prompt_tokens: int | None
+    output_tokens: int
+    output_s: float
+    drafts: Drafts | None
+    """None where their number cannot be told."""
+
+    def served(self) -> ServedRequest:
+        """One whose drafts are known."""
+        assert self.drafts is not None
+        return ServedRequest(
+            prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, drafts=self.drafts, output_s=self.output_s
+        )
+
+
+class _Found(NamedTuple):
+    """What a log says of its requests."""
+
+    requests: list[_Request]
+    lost: int
+    """Lines of nobody."""
+    shared: Drafts | None
+    """All drafts, where slots share what drafts and those of some requests cannot be told."""
+
+    @property
+    def drafts(self) -> Drafts:
+        """All that are known."""
+        return self.shared or pooled([one.drafts for one in self.requests if one.drafts is not None])
+
+
+def _requests(text: Text) -> _Found:
+    """The requests of each server that writes; one that was cut is left out."""
     by, lost = by_writer((line for line in text.lines if _SAYS.search(line)), _SAYS)
     writers = list(by.values())
     if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
         writers, lost = [text.lines], 0  # what stands before lines is no server's name
-    found, without, size = list[ServedRequest](), 0, _most(text)
-    for own in (one for lines in writers for one in _told(lines)):
-        output = _OUTPUT.search(own.get("output", ""))
-        if output is None:
-            continue
-        try:
-            drafts = _drafts(own, size)
-        except ValueError as error:
-            raise InputError(f"{text.name}: {own['drafts'].strip()}: {error}") from None
-        if drafts is None:
-            without += 1
-            continue
-        prompt = _PROMPT.search(own.get("prompt", ""))
-        found.append(
-            ServedRequest(
-                prompt_tokens=int(prompt[2]) if prompt else None, output_tokens=int(output[2]), drafts=drafts,
-                output_s=float(output[1]) / 1e3,
-            )
-        )  # fmt: skip
-    return found, without, lost
+    found, size, shared = list[_Request](), _most(text), list[Drafts | None]()
+    for lines in writers:
+        every, drafted = list[_Request](), 0
+        for own in _told(lines):
+            output, prompt = _OUTPUT.search(own.get("output", "")), _PROMPT.search(own.get("prompt", ""))
+            if output is None:
+                continue
+            try:
+                drafts = _drafts(own, size)
+            except ValueError as error:
+                raise InputError(f"{text.name}: {own['drafts'].strip()}: {error}") from None
+            every.append(_Request(int(prompt[2]) if prompt else None, int(output[2]), float(output[1]) / 1e3, drafts))
+            drafted += int(line[3]) if (line := _DRAFTS.search(own.get("drafts", ""))) else 0
+        found += every
+        unknown = any(one.drafts is None for one in every)
+        shared.append(_shared(lines, drafted) if unknown else pooled([one.drafts for one in every if one.drafts]))
+    told = all(one.drafts is not None for one in found)
+    return _Found(found, lost, None if told or None in shared else pooled([one for one in shared if one is not None]))
 
 
 def _drafts(own: dict[str, str], size: int) -> Drafts | None:
@@ -176,7 +213,7 @@ def _drafts(own: dict[str, str], size: int) -> Drafts | None:
         return NOTHING
     if accepted and line[4] is not None:
         number = _rounded(accepted, drafted, float(line[4]), size, own)
-    elif not (number := _counted(own.get("grown", ""), drafted, accepted)):
+    elif not (number := _counted(own, drafted, accepted)):
         return None
     at = _POSITIONS.search(own.get("at", ""))
     none = () if accepted else (0.0,) * max(1, round(drafted / number))
@@ -196,9 +233,30 @@ def _rounded(accepted: int, drafted: int, mean: float, size: int, own: dict[str,
     return float(max(1, round(min(max(least, drafted / size if size else least), most))))
 
 
-def _counted(grown: str, drafted: int, accepted: int) -> float:
-    """Drafts of a request by what the sums of its slot grew by, where their tokens are its own; else 0."""
-    counts = [int(word) for word in grown.split()]
-    if (sum(counts[1::3]), sum(counts[2::3])) != (drafted, accepted) or min(counts, default=-1) < 0:
-        return 0.0
-    return float(sum(counts[::3]))
+def _counted(own: dict[str, str], drafted: int, accepted: int) -> float:
+    """Drafts of a request by what sums grew by, its slot's or all slots', where their tokens are its own; else 0."""
+    for whose in ("grown", "in all"):
+        counts = [int(word) for word in own.get(whose, "").split()]
+        if (sum(counts[1::3]), sum(counts[2::3])) == (drafted, accepted) and min(counts, default=-1) >= 0:
+            return float(sum(counts[::3]))
+    return 0.0
+
+
+def _shared(lines: Sequence[str], drafted: int) -> Drafts | None:
+    """All drafts of a server whose slots share what drafts: its sums then go on from slot to slot, and hold all that its
+    requests drafted; None where each slot has its own."""
+    slots, current, last = set[str](), "", dict[str, tuple[int, int, int]]()
+    for line in lines:
+        if (slot := _SLOT.search(line)) is not None:
+            current = slot[1]
+        if (counts := _SUMS.search(line)) is None:
+            continue
+        now = (int(counts[2]), int(counts[3]), int(counts[4]))
+        if any(a < b for a, b in zip(now, last.get(counts[1], (0, 0, 0)), strict=True)):
+            return None
+        last[counts[1]] = now
+        slots.add(current)
+    number, tokens, accepted = (sum(one[i] for one in last.values()) for i in range(3))
+    if len(slots) < 2 or tokens < drafted:
+        return None
+    return Drafts(drafts=number, drafted=tokens, accepted=accepted)

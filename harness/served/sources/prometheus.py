@@ -19,12 +19,12 @@ _SAMPLE: Final = re.compile(
 )
 """Prometheus's text and OpenMetrics' alike: a time in milliseconds or seconds, an example after a `#`."""
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
-_NAMES: Final = ("engine", "instance", "pod")
+_NAMES: Final = ("engine", "instance", "pod", "ReplicaId")
 """Labels that name a server, or one of its engines."""
-_SURE: Final = ("instance", "pod")
+_SURE: Final = ("instance", "pod", "ReplicaId")
 """Those that name no engine within a server alone."""
-_FLAT: Final = re.compile(r"^(vllm|sglang|llamacpp|trtllm)_")
-"""How collectors that know no colons write the names, and TensorRT-LLM itself."""
+_FLAT: Final = re.compile(r"^(?:ray_)?(vllm|sglang|llamacpp|trtllm)[_:]")
+"""How collectors that know no colons write the names, and TensorRT-LLM itself; Ray Serve puts its own before them."""
 
 
 Samples = dict[str, list[tuple[Mapping[str, str], float]]]
@@ -156,7 +156,10 @@ class Window:
 
 def begins(line: str, engine: str) -> bool:
     """Whether a line is a sample of an engine's."""
-    return line.startswith((f"{engine}:", f"{engine}_")) and _SAMPLE.match(line) is not None
+    return (
+        line.startswith(tuple(f"{ray}{engine}{end}" for ray in ("", "ray_") for end in ":_"))
+        and _SAMPLE.match(line) is not None
+    )
 
 
 def together(found: Sequence[Window]) -> Counts:

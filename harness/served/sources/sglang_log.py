@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar, Final
 
-from harness.served.observed import CUT, MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import LEFT_OUT, MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -84,7 +84,7 @@ def _read(parts: Sequence[Part]) -> Observation:
     if restarts:
         notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
     if cut:
-        notes.append(f"{counted(cut, 'line')} {CUT}, and {'is' if cut == 1 else 'are'} left out")
+        notes.append(f"{counted(cut, 'line')} could not be read whole, and {'is' if cut == 1 else 'are'} {LEFT_OUT}")
     known = Settings(engine="SGLang", gamma=gamma, speculates=True if drafts.drafts else None)
     return Observation(
         source=SglangLog.name, files=files, settings=known.beside(settings),

@@ -27,7 +27,7 @@ class TrtllmStats:
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All iterations together. Raises InputError for what cannot be right."""
-        rows = [one for text in texts for one in text.documents() if "iterLatencyMS" in one]
+        rows, ranks = _of_one_rank([one for text in texts for one in text.documents() if "iterLatencyMS" in one])
         try:
             steps = [step for row in rows if (step := _step(row)) is not None]
         except ValueError as error:
@@ -37,6 +37,10 @@ class TrtllmStats:
         sizes = Counter(_size(drafts) for _, _, drafts, _ in steps if drafts is not None)
         gamma = _gamma([(running, drafts) for running, _, drafts, _ in steps if drafts is not None])
         notes = ["an average of every iteration, the bonus token included; no positions"]
+        if ranks > 1:
+            notes.append(
+                f"attention is shared by {ranks} ranks, whose rows repeat the first one's drafts: its own rows count"
+            )
         shorter = sum(number for size, number in sizes.items() if size != gamma)
         if shorter:
             other = "other numbers of" if max(sizes) > gamma else f"less than {gamma}"
@@ -64,6 +68,15 @@ class TrtllmStats:
                 notes=tuple(notes),
             )
         ]  # fmt: skip
+
+
+def _of_one_rank(rows: Sequence[dict[str, Any]]) -> tuple[Sequence[dict[str, Any]], int]:
+    """(the rows of the first rank, how many ranks there are): with attention's data parallel an iteration has a row for each
+    rank, its requests its own, its drafts the first one's."""
+    ranks = {rank for row in rows if isinstance(rank := row.get("attentionDpRank"), int)}
+    if len(ranks) < 2:
+        return rows, len(ranks)
+    return [row for row in rows if row.get("attentionDpRank", min(ranks)) == min(ranks)], len(ranks)
 
 
 def _gamma(drafted: Sequence[tuple[float, Drafts]]) -> int:

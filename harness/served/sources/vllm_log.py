@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
-from harness.served.observed import CHANGED, CUT, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import CHANGED, LEFT_OUT, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -46,6 +46,12 @@ _UNKNOWN: Final = Settings(engine="vLLM")
 """What a log says that does not hold how its server started."""
 _AGAIN: Final = 5
 """Lines of one K after which another is a change back, and not another server's line."""
+_TURNS: Final = 8
+"""Gaps that tell whether two servers take turns."""
+_APART_S: Final = 2.0
+"""By which the two differ at least: stamps are of whole seconds."""
+_MOSTLY: Final = 0.9
+"""Of the gaps, those that are one of the two."""
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
 
@@ -117,6 +123,25 @@ def _check_one_server(lines: Sequence[str], file: str) -> None:
             f"{file}: {len(set(pids))} processes write their loads in turns ({', '.join(sorted(set(pids)))}): logs of "
             "several servers; give each its own file"
         )
+    by_engine = dict[str, list[datetime]]()
+    for line in lines:
+        if (load := _LOAD.search(line)) and (at := stamp(line)):
+            by_engine.setdefault(load[1] or "", []).append(at)
+    for times in by_engine.values():
+        gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(times)]
+        if len(gaps) >= _TURNS and (turns := _in_turns(gaps)) is not None:
+            raise InputError(
+                f"{file}: lines of load stand {turns[0]:.0f} and {turns[1]:.0f} s apart in turns: logs of two servers "
+                "without their names; give each its own file"
+            )
+
+
+def _in_turns(gaps: Sequence[float]) -> tuple[float, float] | None:
+    """Two lengths that take turns, as where two servers write as often, one a while after the other; None where none do."""
+    ends = [statistics.median(gaps[i::2]) for i in (0, 1)]
+    near = sum(abs(gap - ends[i % 2]) <= 1 for i, gap in enumerate(gaps))
+    differ = min(ends) >= 1 and abs(ends[0] - ends[1]) >= _APART_S
+    return (ends[0], ends[1]) if differ and near >= _MOSTLY * len(gaps) else None
 
 
 def _check_new_enough(lines: Sequence[str], file: str, gamma: int | None) -> None:
@@ -237,32 +262,26 @@ def _of_config(text: str) -> Settings:
 
 def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str]) -> Iterator[_Line]:
     """Each line of load with the line of acceptance that belongs to it: the engine writes it right after."""
-    waiting: _Line | None = None
-    cut, old = 0, False
-    labelled, together = any((one := _LOAD.search(line)) and (one[1] or one[2]) for line in lines), 1
+    cut, old, together = 0, False, 1
+    labelled = any((one := _LOAD.search(line)) and (one[1] or one[2]) for line in lines)
+    loads, drafts = list[_Line](), list[tuple[datetime | None, Drafts | None]]()
     for line in lines:
         before, load, _ = line.partition("Avg generation throughput: ")
         if load:
             if "SpecDecoding metrics: " in before:  # was cut without an end, and another file's first line follows it
-                cut += 1
-            elif waiting is not None:
-                yield waiting
-            waiting = _load(line, labelled=labelled)
-            cut += waiting is None
-            together = max(together, waiting.engines if waiting else 1)
+                cut, loads = cut + 1, loads[:-1]
+            now = _load(line, labelled=labelled)
+            if drafts or now is None or not (loads and loads[-1].at and loads[-1].at == now.at):
+                yield from _paired(loads, drafts)
+                loads, drafts = [], []
+            loads += [now] if now else []
+            cut += now is None
+            together = max(together, now.engines if now else 1)
         elif "SpecDecoding metrics: " in line:
-            drafts = _drafts(line, file, gamma)
-            if drafts is None:
-                cut, waiting = cut + 1, None  # something was drafted, and nobody knows what
-                continue
-            old = old or not drafts.accepted_at
-            if waiting is not None and waiting.drafts is None:
-                yield replace(waiting, drafts=drafts)
-                waiting = None
-            else:  # its line of load is not in the file
-                yield _Line(stamp(line), "", 0.0, 0.0, 0, 0, drafts)
-    if waiting is not None:
-        yield waiting
+            drafts.append((stamp(line), found := _drafts(line, file, gamma)))
+            cut += found is None  # something was drafted, and nobody knows what
+            old = old or (found is not None and not found.accepted_at)
+    yield from _paired(loads, drafts)
     if together > 1:
         notes.append(
             f"lines are of {together} engines together: what ran, what waited and throughputs are divided by that, as a "
@@ -273,7 +292,24 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
             f"lines of an older vLLM say no positions: there are as many drafts as {gamma} goes into drafted tokens"
         )
     if cut:
-        notes.append(f"{counted(cut, 'line')} of metrics {CUT}, and {'is' if cut == 1 else 'are'} left out")
+        notes.append(
+            f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} {LEFT_OUT}"
+        )
+
+
+def _paired(loads: Sequence[_Line], drafts: Sequence[tuple[datetime | None, Drafts | None]]) -> Iterator[_Line]:
+    """Lines of load of one time with the lines of acceptance that follow them. An engine writes the two one after the other;
+    where lines were sorted by time there is one of each for every engine, or nobody knows whose they are."""
+    each = len(loads) == len(drafts)
+    if not each and len(drafts) > 1 and len(loads) > 1:
+        loads = []
+    first = 0 if each else max(len(loads) - 1, 0)
+    yield from loads[:first]
+    for i, (at, own) in enumerate(drafts):
+        load = loads[first + i] if first + i < len(loads) else None
+        if own is not None:
+            yield _Line(at, "", 0.0, 0.0, 0, 0, own) if load is None else replace(load, drafts=own)
+    yield from loads[first + len(drafts) :]
 
 
 def _load(line: str, *, labelled: bool) -> _Line | None:

@@ -195,6 +195,14 @@ def test_trtllms_iterations_are_steps_by_load(tmp_path: Path) -> None:
     ]
 
 
+def test_trtllms_ranks_that_share_attention_repeat_the_first_ones_drafts(tmp_path: Path) -> None:
+    """Its own requests beside its own drafts; four ranks' rows are no four times as many drafts."""
+    rows = [trtllm_row(n if rank == 0 else 3, 3 * 6, 9) | {"attentionDpRank": rank} for n in [6] * 30 for rank in range(4)]
+    (tmp_path / "stats.json").write_text(json.dumps(rows))
+    server = together(*read_files([tmp_path / "stats.json"]))
+    assert (server.drafts.drafts, server.length, server.tokens_per_step) == (180, 2.5, 2.5)
+
+
 def test_trtllms_shorter_drafts_are_told_apart(tmp_path: Path) -> None:
     rows = [trtllm_row(2, 8, 4)] * 20 + [trtllm_row(8, 8, 6)] * 5
     one = observed(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))

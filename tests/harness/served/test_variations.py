@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.served.observed import NOTHING
+from harness.served.observed import NOTHING, Drafts
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.sources.sglang_log import drafted_tokens
@@ -72,6 +72,8 @@ def flat(text: str) -> str:
 FORMS: dict[str, Callable[[str], str]] = {
     "OpenMetrics": openmetrics, "engines": engines, "labels": relabelled, "flat": flat,
     "milliseconds": lambda text: "".join(f"{line} 1795659910226\n" for line in text.splitlines() if line[0] != "#"),
+    "Ray Serve": lambda text: text.replace("vllm:", "ray_vllm_"),
+    "Ray Serve before 2.53": lambda text: text.replace("vllm:", "ray_vllm:"),
     "shuffled": lambda text: "".join(random.Random(3).sample(text.splitlines(keepends=True), len(text.splitlines()))),
     "no twins": lambda text: "".join(line for line in text.splitlines(keepends=True) if "_created" not in line),
 }  # fmt: skip
@@ -181,6 +183,44 @@ def test_containers_in_one_log_are_servers_of_their_own(tmp_path: Path) -> None:
     found, _ = read_files([tmp_path / "log"])
     assert [one.drafts for one in found] == [observed(tmp_path, log).drafts for log in logs]
     assert all(interval.running == 8 for one in found for interval in one.intervals[1:])
+
+
+@pytest.mark.parametrize("form", [
+    "{time} - vllm.v1.{name} - INFO - {said}", "{time} vllm.v1.{name} INFO {said}",
+    "[{time}] [vllm.v1.{name}:257] [INFO] {said}",
+    "vllm.v1.{name} {time} INFO {said}", "INFO:vllm.v1.{name}:{time} {said}",
+])  # fmt: skip
+def test_a_format_of_ones_own_names_no_server(form: str, tmp_path: Path) -> None:
+    """Python's plainest formats say which part of the engine writes: lines of load and of acceptance are of two."""
+    lines = []
+    for line in (plain := vllm_log(Truth(), [8] * 20)).splitlines():
+        head, _, said = line.partition("] ")
+        name = "spec_decode.metrics" if "SpecDecoding" in said else "metrics.loggers"
+        time = re.sub(r".*INFO (\d\d-\d\d \d\d:\d\d:\d\d).*", r"2024-\1,123", head)
+        lines.append(form.format(time=time, name=name, said=said))
+    one, other = observed(tmp_path, plain), observed(tmp_path, "\n".join(lines) + "\n")
+    assert (one.drafts, one.intervals) == (other.drafts, other.intervals)
+
+
+def test_lines_of_two_engines_that_were_sorted_belong_together(tmp_path: Path) -> None:
+    """vLLM writes each engine's load and acceptance one after the other; an export by the second, loads before the rest."""
+    logs = [vllm_log(Truth(), [8] * 20, seed=i).replace("Engine 000", f"Engine 00{i}").splitlines()[2:] for i in range(2)]
+    apart = [line for a, b in zip(logs[0][::2], logs[0][1::2], strict=True) for line in (a, b)]
+    assert apart == logs[0]
+    written = [line for i in range(0, 40, 2) for own in logs for line in own[i : i + 2]]
+    by_kind = [line for i in range(0, 40, 2) for j in (0, 1) for line in (logs[0][i + j], logs[1][i + j])]
+    one, other = (observed(tmp_path, "\n".join(lines) + "\n") for lines in (written, by_kind))
+    assert (one.drafts, one.intervals) == (other.drafts, other.intervals)
+    assert not any(interval.plain for interval in other.intervals)
+
+
+def test_two_servers_of_process_1_that_write_in_turns_are_refused(tmp_path: Path) -> None:
+    """In a container every process is the first; one writes four seconds after the other."""
+    one, other = vllm_log(Truth(), [8] * 20), vllm_log(Truth(), [16] * 20, seed=1)
+    later = re.sub(r"(\d\d:\d\d:\d)\d ", r"\g<1>4 ", other)
+    rows = sorted(one.splitlines()[2:] + later.splitlines()[2:], key=lambda line: line[20:40])
+    with pytest.raises(InputError, match="4 and 6 s apart in turns"):
+        observed(tmp_path, "\n".join(rows) + "\n")
 
 
 def test_two_servers_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
@@ -299,6 +339,33 @@ def test_llama_cpp_before_it_said_mean_lengths(tmp_path: Path) -> None:
     assert observed(tmp_path, stamped).drafts == one.drafts
     with pytest.raises(InputError, match="does not say"):
         observed(tmp_path, "".join(line for line in OLD_LLAMA.splitlines(keepends=True) if "statistics" not in line))
+
+
+def old_llama(slot: int, output: int, own: tuple[int, int], sums: tuple[int, int, int]) -> str:
+    """A request's lines as in May 2026: what was accepted of how many drafted, and drafts, drafted and accepted so far."""
+    number, drafted, accepted = sums
+    return (
+        f"slot print_timing: id  {slot} | task {slot} |\nprompt eval time = 100.0 ms / 80 tokens\n"
+        f"       eval time = 1000.0 ms / {output} tokens\n"
+        f"draft acceptance rate = {own[0] / own[1]:.5f} ( {own[0]} accepted / {own[1]} generated)\n"
+        f"statistics mtp: #calls(b,g,a) = 2 9 9, #gen drafts = {number}, #acc drafts = {number}, #gen tokens = {drafted}, "
+        f"#acc tokens = {accepted}, dur(b,g,a) = 0.1, 9.7, 0.1 ms\n"
+    )
+
+
+def test_sums_of_llama_cpps_slots_that_share_a_drafter_are_of_all_of_them(tmp_path: Path) -> None:
+    """Requests that overlap are known together alone; those that follow each other, each by itself."""
+    overlapping = observed(
+        tmp_path, old_llama(2, 43, (26, 26), (28, 48, 48)) + old_llama(3, 840, (478, 488), (295, 514, 504))
+    )
+    assert overlapping.drafts == Drafts(drafts=295, drafted=514, accepted=504)
+    assert (overlapping.told_apart, overlapping.requests, overlapping.generated) == ((), 2, 883)
+    assert overlapping.request_steps == 883 - 2 - 504
+    following = observed(tmp_path, old_llama(0, 60, (25, 30), (15, 30, 25)) + old_llama(1, 500, (114, 570), (300, 600, 139)))
+    assert following.drafts == Drafts(drafts=300, drafted=600, accepted=139)
+    assert [one.drafts.drafts for one in following.told_apart] == [15, 285]
+    own = observed(tmp_path, old_llama(0, 60, (25, 30), (15, 30, 25)) + old_llama(1, 500, (114, 570), (285, 570, 114)))
+    assert [one.drafts.drafts for one in own.told_apart] == [15, 285]  # sums of each slot alone
 
 
 @pytest.mark.parametrize("log", [LLAMA_LOG, OLD_LLAMA], ids=["newer", "older"])
