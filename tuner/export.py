@@ -303,7 +303,8 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
     plan = study.plan
     runs = {to_run(found, engine, study) for found in study.loads.values()}
     same = None not in runs and len(runs) == 1
-    if len(study.loads) < 2 or same or any(load.users is None for load in study.loads):
+    silent = any(found.winner is not None and not found.winner.tells for found in study.loads.values())
+    if len(study.loads) < 2 or same or silent or any(load.users is None for load in study.loads):
         return ""
     studies = Studies(store)
     trials = {int(load.users or 0): read_trials(studies, study.study_id, load, plan, study.kinds) for load in study.loads}

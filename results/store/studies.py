@@ -18,6 +18,7 @@ from results.store.queries import Origin, first_row, has_table, origin
 from results.store.rows import plan_row, profile_row, read_plan
 from results.store.runs import kinds_in
 from results.store.subjects import STUDY
+from simulator.capacity import FEWEST
 from simulator.configuration import Configuration
 from simulator.decision import Decision
 from simulator.load import Load
@@ -80,6 +81,12 @@ class StudyConfirmation(msgspec.Struct, frozen=True, kw_only=True):
     violations: Mapping[str, float] | None
     feasible: bool | None
 
+    @property
+    def tells(self) -> bool:
+        """Whether enough requests finished to tell anything; studies of the first versions do not know how many."""
+        finished = (self.figures or {}).get("finished")
+        return finished is None or finished >= FEWEST
+
     def of(self, figure: str) -> tuple[float | None, float | None]:
         """A figure and half the width of its interval; None each where there is none."""
         return (self.figures or {}).get(figure), (self.half_widths or {}).get(figure)
@@ -136,10 +143,13 @@ class StudySensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 def one_table(confirmed: Mapping[Load, Sequence[StudyConfirmation]]) -> dict[Load, StudyConfirmation]:
     """The table of k by batch size that one server can run at all these loads, as it was confirmed at each; empty where
-    there is none. A load at which nothing was confirmed, as nothing keeps the promise there, has no row."""
+    there is none, or at one of them too few requests finished. A load at which nothing was confirmed, as nothing keeps the
+    promise there, has no row."""
     found: dict[Load, StudyConfirmation] = {}
     for load, rows in confirmed.items():
-        table = next((row for row in rows if row.role == K_BY_BATCH and row.of(OVER_NONE)[0] is not None), None)
+        table = next(
+            (row for row in rows if row.role == K_BY_BATCH and row.tells and row.of(OVER_NONE)[0] is not None), None
+        )
         if table is not None:
             found[load] = table
         elif rows:
