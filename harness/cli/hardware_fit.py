@@ -47,6 +47,8 @@ RunOfAcceptance = Annotated[
 Captured = Annotated[int | None, typer.Option(help="Largest captured size; by default the file's, else weighed.")]
 _NOISY = 0.15
 """What the fit leaves, as a share, from which on a row is likely to be of something else than is said."""
+_FAR = 0.2
+"""The same of the logarithm of one row."""
 
 
 def fit(
@@ -139,7 +141,7 @@ class _Asked:
 
     def fitted(self) -> tuple[Measured, Posterior]:
         """The file, and what follows of it."""
-        from harness.hardware.measured import base_profile, read_measured
+        from harness.hardware.measured import base_profile, read_measured, with_room
         from simulator.errors import InputError
         from simulator.hardware.catalogue import Asked
 
@@ -148,6 +150,7 @@ class _Asked:
             assert self.base is not None  # which was checked above
             asked = Asked(model=self.model, gpus=self.gpus, weights=self.weights, cache=self.kv)
             profile = base_profile(self.base, asked, measured.given or measured.points)
+            profile = with_room(profile, measured.points, watcher.say)
             if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):
                 raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")
             if self.run is not None:
@@ -225,9 +228,12 @@ def _write(profile: Profile, folder: Path, called: str) -> Path:
 def _print_furthest(console: Console, found: Calibration) -> None:
     """The row that is furthest off, where factors leave much: one that is mistyped makes every other unsure."""
     worst = max(found.residuals, key=lambda r: abs(math.log(r.fitted / r.measured)))
-    if found.noise > _NOISY:
+    if found.noise > _NOISY or abs(math.log(worst.fitted / worst.measured)) > _FAR:
         off = f"line {worst.point.line}, {worst.point.name}: {worst.fitted / worst.measured - 1:+.0%}"
-        say(console, f"they leave so much that all intervals are wide; furthest off is {off}: are unit and lengths those?")
+        much = (
+            "so much that all intervals are wide" if found.noise > _NOISY else "one row far off, about which little may hold"
+        )
+        say(console, f"they leave {much}; furthest off is {off}: are unit and lengths those?")
 
 
 def _print_unsaid(console: Console, posterior: Posterior) -> None:
@@ -381,12 +387,17 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
 
 
 def _crossing(crossed: Crossover) -> str:
-    at = crossed.predicted
-    at_all = "pays at every load here" if at is None else "pays at no load here"
-    told = f"pays up to about {at:.0f} users" if at else at_all
+    at_all = "pays at every load here" if crossed.predicted is None else "pays at no load here"
+    told = f"pays {_between(crossed.pays_from, crossed.predicted) or at_all.removeprefix('pays ')}"
     doubt = f", in doubt at {', '.join(map(str, crossed.doubtful))} users" if crossed.doubtful else ""
-    seen = f"; measured, up to about {crossed.measured:.0f}" if crossed.measured else ""
-    return f"{crossed.name}: {told}{doubt}{seen}"
+    seen = _between(crossed.measured_from, crossed.measured)
+    return f"{crossed.name}: {told}{doubt}" + (f"; measured, {seen}" if seen else "")
+
+
+def _between(low: float | None, high: float | None) -> str:
+    """Between which numbers of users, in words; empty without an end."""
+    ends = [f"{word} about {end:.0f}" for word, end in (("from", low), ("up to", high)) if end]
+    return f"{' '.join(ends)} users" if ends else ""
 
 
 def _content(posterior: Posterior) -> dict[str, Any]:

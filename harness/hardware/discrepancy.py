@@ -22,9 +22,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 ALL: Final = 0.03
 """Standard deviation of what is off in all rows alike: the server, its client, their traffic."""
-DRAFTING: Final = 0.08
+DRAFTING: Final = 0.12
 """The same of what is off wherever something drafts: acceptance, drafts, wider passes."""
-OWN: Final = 0.04
+OWN: Final = 0.06
 """The same of what is off for one way to draft alone."""
 LENGTH: Final = 5.0
 """Doublings of the load over which its correlation falls to 1/e."""

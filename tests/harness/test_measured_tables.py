@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.hardware.forecast import crossovers, crowded, overloads, predictions, winners
 from harness.hardware.loops import serve
-from harness.hardware.measured import read_measured
+from harness.hardware.measured import read_measured, with_room
 from harness.hardware.posterior import Posterior, next_measurement
 from harness.hardware.terms import TERMS
 from simulator.errors import InputError
+from simulator.hardware.catalogue import find_profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
 from tests.harness.processes import called
@@ -196,7 +197,7 @@ def test_equal_rows_of_two_runs_are_two_measurements(tmp_path: Path) -> None:
         ("drafter,output_tok_s\nnone,1\n", "a column concurrency, or rate, is needed"),
         (HEAD + "0,none,0,,1,1,5,given\n", "line 2: concurrency must be from 1"),
         (HEAD + ",none,0,,1,1,5,given\n", "line 2: needs a concurrency or a rate"),
-        (HEAD + "1,medusa,3,,1,1,5,given\n", "drafter 'medusa' is not one of"),
+        (HEAD + "1,medusa,3,,1,1,5,given\n", "drafter 'medusa': write one of"),
         (HEAD + "1,eagle3,,2,1,1,5,given\n", "drafted_tokens: how many"),
         (HEAD + "1,eagle3,3,5,1,1,5,given\n", "accepted_length: with γ = 3"),
         (HEAD + "1,none,0,2.0,1,1,5,given\n", "accepted_length: nothing drafts here"),
@@ -353,3 +354,38 @@ def test_predictions_tell_what_drafting_would_lose_what_stands_alone_and_what_to
     assert low <= value <= high < 0  # of the drafter, though none is the best
     assert "nothing to compare with at 16 users (eagle3" in " ".join(done.stdout.split())
     assert "measure next: " in done.stdout
+
+
+def test_an_engine_that_captures_by_requests_is_heard_where_the_file_names_it(tmp_path: Path) -> None:
+    """SGLang's graphs are of so many requests, however long their drafts: no step is outside of them for its tokens."""
+    rows = f"{HEAD}1,none,0,,64,40,100,given\n"
+    file = tmp_path / "m.csv"
+    for said, captured in (
+        ("# SGLang 0.5.16, 2 x H200", 16_384), ("# TensorRT-LLM", 16_384), ("# vLLM, beside SGLang", None), ("# vLLM", None),
+        ("# SGLang, captured sizes to 256", 256),
+    ):  # fmt: skip
+        file.write_text(f"{said}\n{rows}")
+        heard = list[str]()
+        assert read_measured(file, heard.append).captured == captured
+        assert any("captures passes by requests" in line for line in heard) == (captured == 16_384)
+
+
+def test_drafters_are_known_by_what_tables_call_them(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    for called, kind in (("EAGLE-3", "eagle3"), ("n-gram", "ngram"), ("NEXTN", "mtp"), ("Eagle 3", "eagle3")):
+        file.write_text(f"{HEAD}1,baseline,0,,64,40,100,given\n1,{called},3,2.0,64,40,200,given\n")
+        assert [point.kind for point in read_measured(file).points] == ["none", kind]
+
+
+def test_what_was_measured_has_room(tmp_path: Path) -> None:
+    """By the data sheet a drafter does not fit beside the model; its rows show that it did."""
+    file, heard = tmp_path / "m.csv", list[str]()
+    file.write_text(f"{HEAD}1,none,0,,64,40,100,given\n8,dspark,7,2.0,64,40,200,given\n")
+    profile = find_profile("l40s/qwen3-8b")
+    tight = replace(profile, kv_capacity_by_drafter={**profile.kv_capacity_by_drafter, "dspark": 0})
+    with pytest.raises(InputError, match="does not fit"):
+        tight.capacity("dspark", "dspark")
+    made = with_room(tight, read_measured(file).points, heard.append)
+    assert made.capacity("dspark", "dspark") == 8 * (64 + 40 + 8)
+    assert "since it was measured" in heard[0]
+    assert with_room(profile, read_measured(file).points, heard.append) == profile

@@ -97,6 +97,18 @@ def test_one_table_has_one_request_cap(caps: tuple[int, int], told: str) -> None
     assert told in cast("io.StringIO", console.file).getvalue()
 
 
+def test_a_load_at_which_too_few_requests_finished_leaves_no_table() -> None:
+    table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=64)
+    loads = {}
+    for users, finished in ((8, 100.0), (64, 3.0)):
+        figures = {OVER_NONE: 0.1, "finished": finished}
+        row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures=figures)
+        loads[Users(users)] = found_with(row)
+    console = Console(file=io.StringIO(), width=200)
+    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
+    assert "Its gains" not in cast("io.StringIO", console.file).getvalue()
+
+
 def test_a_load_without_a_winner_has_no_row_and_leaves_the_table() -> None:
     table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=64)
     row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures={OVER_NONE: 0.1})
