@@ -27,7 +27,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
+from drafters.training.design import Made, default_taps, make_drafter, save_made, warm_drafter, widen_tables
 from drafters.training.held_out import acceptances, drafting_on, ratio, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
@@ -37,6 +37,9 @@ from drafters.training.recipe import Design, Recipe, cache_bytes
 from drafters.training.states import States
 from drafters.training.texts import Split, Text, TextBatch, batches, most_frequent, overlap, split, usable
 from simulator.errors import InputError
+from simulator.hardware.catalogue import devices
+from simulator.hardware.training import Recipe as Needed
+from simulator.hardware.training import target_of, training_cost
 from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
 from tests.drafters.families import family_model, generated, micro_model, prompts
@@ -605,3 +608,31 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_what_cannot_be_meant_is_refused(make_one: Callable[[], object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_one()
+
+
+@pytest.mark.parametrize(("kind", "layers"), [(k, n) for k in ("dspark", "dflash", "eagle3") for n in (1, 2, 3, 4, 5, 36)])
+def test_the_last_layer_is_tapped_where_there_is_no_other(kind: str, layers: int) -> None:
+    taps = default_taps(kind, layers)
+    assert taps == tuple(sorted({*taps}))
+    assert (layers - 1 in taps) == (layers == 1)
+
+
+@pytest.mark.parametrize(("heads", "shared"), [((8, 8), False), ((8, 16), False), ((8, 16), True)])
+def test_drafts_over_gemma4_have_the_heads_of_its_full_layers(heads: tuple[int, int], shared: bool, tmp_path: Path) -> None:
+    """As transformers writes its configuration now; and what training would take is told of the same shape."""
+    own = {
+        "head_dim": heads[0], "global_head_dim": heads[1], "num_global_key_value_heads": 1 if shared else None,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3, "attention_k_eq_v": shared,
+        "hidden_size_per_layer_input": 0, "vocab_size": VOCAB,
+    }  # fmt: skip
+    model = micro_model("gemma4_text", **own)
+    made = make_drafter(design("eagle3", taps=(1, 2, 3)), Target(model), [], None, 0)
+    full: Any = model.model.layers[-1].self_attn
+    shape = made.drafter.settings.shape
+    assert (shape.family, shape.head_dim) == ("gemma4", full.head_dim)
+    assert shape.kv_heads * shape.head_dim == full.k_proj.out_features
+    model.config.save_pretrained(tmp_path)
+    trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
+    cost = training_cost("eagle3", target_of(str(tmp_path)), devices()["h100"], 1, Needed(tokens=1e6, epochs=1))
+    assert cost.parameters == pytest.approx(trained, rel=0.02)  # norms apart
