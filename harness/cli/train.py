@@ -119,7 +119,7 @@ def train(
         given = given_options(context)
         if resume is not None:
             check_resumed(context)
-            _train_on(resume, ray_address, out, as_json)
+            _train_on(resume, to, ray_address, out, as_json)
             return
         kind, target = _named(kind, target)
         if dry_run:
@@ -202,22 +202,24 @@ def _plan(
     )  # fmt: skip
 
 
-def _train_on(name: str, ray_address: str | None, out: Path, as_json: bool) -> None:
-    """Go on with a training that was stopped."""
+def _train_on(name: str, to: Path | None, ray_address: str | None, out: Path, as_json: bool) -> None:
+    """Go on with a training that was stopped; written to another folder where one is named."""
     from harness.training.plan import kept_plan
 
-    _train(kept_plan(out, name), ray_address, out, as_json)
+    _train(kept_plan(out, name), ray_address, out, as_json, to)
 
 
-def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool) -> None:
-    """Train as planned, and print what came out."""
+def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool, to: Path | None = None) -> None:
+    """Train as planned, and print what came out; `to` stands in for the plan's folder."""
     from harness.cluster import Cluster
     from harness.recording.pair import check_hub
     from harness.recording.sources import check_sources
     from harness.training.plan import checkpoint_of, read_given
-    from results.store.connection import check_new_folder
+    from results.store.connection import check_new_folder, check_written
 
-    check_new_folder(checkpoint_of(plan, out), "--to")
+    to = checkpoint_of(plan, out) if to is None else to.absolute()
+    check_new_folder(to, "--to")
+    check_written(to, "--to")
     cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
     cluster.check()
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])
@@ -228,7 +230,7 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
         from harness.training.run import train as trained
 
         watcher.say(f"training {plan.name}: {plan.design.kind} for {plan.pair.target}, seed {plan.recipe.seed}")
-        result = trained(plan, given, out, cluster, watcher)
+        result = trained(plan, given, out, to, cluster, watcher)
     if as_json:
         print_json("trained", {"trained": dataclasses.asdict(result)})
         return

@@ -282,8 +282,13 @@ def _told_drafter(made: Made, layers: int, facts: dict[str, Any], say: Callable[
     )
     if made.kind != "mtp" and layers - 1 in made.drafter.tap_layers:
         say(
-            f"taps hold the target's last layer, {layers - 1}, whose output vLLM hands over after the last norm: there less "
-            "is accepted than here; leave it out of --taps for vLLM"
+            f"taps hold the target's last layer, {layers - 1}, whose output vLLM hands over after the last norm, so that "
+            "`harness convert --to vllm` will refuse it; leave it out of --taps for vLLM"
+        )
+    elif shape.family == "gemma4":
+        say(
+            f"{made.kind}: vLLM has no drafters with layers as Gemma-4's, so that `harness convert --to vllm` will refuse it; "
+            "one of --format speculators, whose layers are Qwen3's, it takes"
         )
     facts |= {
         "trained_parameters": trained, "gamma": made.drafter.gamma, "format": made.format,

@@ -23,7 +23,7 @@ from harness import stops
 from harness.cluster import Cluster
 from harness.console import Watcher
 from harness.training.material import Prepared, prepare
-from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
+from harness.training.plan import Given, TrainingPlan, folder_of, keep_plan
 from results.figures.intervals import half_width
 from results.store.provenance import git_revision, package_versions
 from simulator.errors import InputError
@@ -56,9 +56,8 @@ class Trained:
     facts: dict[str, Any]
 
 
-def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher: Watcher) -> Trained:
-    """Train as planned and write the checkpoint, whole or not at all. Raises InputError."""
-    to = checkpoint_of(plan, out)
+def train(plan: TrainingPlan, given: Given, out: Path, to: Path, cluster: Cluster, watcher: Watcher) -> Trained:
+    """Train as planned and write the checkpoint to a folder, whole or not at all. Raises InputError."""
     folder = folder_of(out, plan.name)
     new = not folder.exists()
     keep_plan(plan, folder)
@@ -157,7 +156,7 @@ def write_whole(write: Callable[[Path], None], to: Path) -> None:
         partial.rename(to)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
+        raise InputError(f"--to {to}: cannot be written ({error.strerror}); name another beside --resume") from None
 
 
 def told(evaluated: Evaluated) -> str:

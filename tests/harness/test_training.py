@@ -292,6 +292,27 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
     assert re.search("(has|have) changed since", done.stderr), done.stderr
 
 
+def test_one_that_is_gone_on_with_is_written_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    micro("llama", here / "target")
+    update = Trainer._update
+
+    def interrupted(self: Trainer, indices: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, indices)
+
+    monkeypatch.setattr(Trainer, "_update", interrupted)
+    kept: list[str] = []
+    monkeypatch.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
+    ran("mtp", "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT, code=130)
+    monkeypatch.setattr(Trainer, "_update", update)
+    (here / "new").write_text("in the way")
+    assert "is there, and is not written over" in ran("--resume", kept[0], code=2).stderr
+    ran("--resume", kept[0], "--to", "newer")
+    assert (here / "newer" / "model.safetensors").exists()
+    assert not (here / "runs" / "unfinished").exists()
+
+
 def test_part_of_an_epoch_costs_its_part() -> None:
     costs = [
         json.loads(ran("dspark", "--target", "qwen3-4b", "--dry-run", "--epochs", e, "--json").stdout) for e in ("0.5", "2")

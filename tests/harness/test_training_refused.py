@@ -10,8 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.training.material import load_target
+from results.store.connection import check_written
 from simulator.errors import InputError
 from tests.harness.test_training import SHORT, answers, micro, planned, ran
 
@@ -62,8 +65,30 @@ def test_files_of_two_samplings_are_refused_in_words_of_training(here: Path) -> 
 def test_taps_of_the_last_layer_are_told(here: Path) -> None:
     target = str(micro("llama", here / "target"))
     base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
-    assert "hands over after the last norm" in " ".join(ran(*base, "--taps", "1,3,5", "--to", "a").stderr.split())
+    told = " ".join(ran(*base, "--taps", "1,3,5", "--to", "a").stderr.split())
+    assert "hands over after the last norm" in told
+    assert "`harness convert --to vllm` will refuse it; leave it out of --taps" in told
     assert "last norm" not in ran(*base, "--taps", "1,2,3", "--to", "b").stderr
+
+
+def test_what_vllm_has_no_layers_for_is_told(here: Path) -> None:
+    target = str(micro("gemma4", here / "target"))
+    base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
+    told = " ".join(ran(*base, "--to", "a").stderr.split())
+    assert "vLLM has no drafters with layers as Gemma-4's, so that `harness convert --to vllm` will refuse it" in told
+    assert "Gemma-4's" not in ran(*base, "--to", "b", "--format", "speculators").stderr
+    for name, code in (("a", 2), ("b", 0)):
+        converted = CliRunner().invoke(app, ["convert", name, "--to", "vllm", "--target", target, f"{name}-vllm"])
+        assert converted.exit_code == code, converted.output
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first_and_leaves_nothing(here: Path) -> None:
+    for to in ("/proc/new", "/proc/new/er", "a.jsonl/new"):
+        done = ran("mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", to, code=2)
+        assert re.search("cannot be written|is no folder", done.stderr), done.stderr
+        assert "choose another --to" in done.stderr
+    check_written(here / "some" / "where" / "new", "--to")
+    assert sorted(file.name for file in here.iterdir()) == ["a.jsonl"]
 
 
 @pytest.mark.parametrize(
