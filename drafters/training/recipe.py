@@ -131,7 +131,7 @@ def cache_bytes(text: str) -> int:
         size = float(digits) * units[text.strip()[len(digits) :].strip().upper()]
     except (ValueError, KeyError):
         size = math.nan
-    if not 0 <= size < 1e18:
+    if not 0 <= size < 1e18 or (size and digits == text.strip()):  # 20 bytes, nobody means
         raise ValueError(f"--cache {text}: is written as 20GB, 500MB or 0")
     return int(size)
 

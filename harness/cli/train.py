@@ -12,7 +12,7 @@ from drafters.chat import PLAIN
 from drafters.configs import layers_of, read_config
 from drafters.training.recipe import Design, Recipe, cache_bytes, check_taps, taps_of
 from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
-from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
+from harness.options import AsJson, RayAddress, WritableOut, check_resumed, check_void, checked, given_options
 from simulator.errors import InputError
 from simulator.numbers import counted, give_or_take
 
@@ -129,6 +129,7 @@ def train(
             _estimate(kind, target, hardware, gpus, {"tokens": tokens, "sequence_tokens": sequence_tokens, **asked}, as_json)
             return
         _refuse([given[name] for name in _OF_DRY_RUN if name in given], "training; it is of --dry-run")
+        check_void(context, {}, apart={"epochs": "steps"})
         if start is not None:
             sizes = ("layers", "taps", "rank", "gamma", "vocabulary", "written_as")
             _refuse([given[name] for name in sizes if name in given], "--from, which brings its own")
@@ -214,7 +215,7 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     from harness.cluster import Cluster
     from harness.recording.pair import check_hub
     from harness.recording.sources import check_sources
-    from harness.training.plan import checkpoint_of, read_given
+    from harness.training.plan import check_asked, checkpoint_of, folder_of, read_given
     from results.store.connection import check_new_folder, check_written
 
     to = checkpoint_of(plan, out) if to is None else to.absolute()
@@ -223,6 +224,8 @@ def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool
     cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
     cluster.check()
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])
+    if not folder_of(out, plan.name).exists():
+        check_asked(plan, given)
     with watching() as watcher:
         if cluster.address is None:
             check_sources(plan.pair, [])

@@ -287,7 +287,7 @@ def _told_drafter(made: Made, layers: int, facts: dict[str, Any], say: Callable[
         )
     elif shape.family == "gemma4":
         say(
-            f"{made.kind}: vLLM has no drafters with layers as Gemma-4's, so that `harness convert --to vllm` will refuse it; "
+            f"{made.kind}: vLLM has no drafters with layers as Gemma-4's, so `harness convert --to vllm` will refuse it; "
             "one of --format speculators, whose layers are Qwen3's, it takes"
         )
     facts |= {

@@ -164,9 +164,9 @@ def check_new_folder(folder: Path, option: str) -> None:
 
 
 def check_written(folder: Path, option: str) -> None:
-    """Raise StoreError where a folder cannot be made, by making it and taking it away: what `check_new_folder` cannot tell."""
+    """Raise StoreError where a folder cannot be made, by making it and taking it away: `check_new_folder` makes nothing."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    made: list[Path] = []
+    made = list[Path]()
     try:
         for path in reversed([path for path in (folder.absolute(), *folder.absolute().parents) if there in path.parents]):
             path.mkdir()

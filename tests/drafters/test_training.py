@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import time
@@ -356,11 +357,25 @@ def test_what_is_kept_is_whole_or_told_to_be_damaged(
     def full(state: object, file: object) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
+    def ended(state: object, file: object) -> None:
+        """As torch tells of a full disk."""
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         with pytest.raises(InputError, match="step 4 cannot be kept"):
             trainer._save()
     assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
+    for there, said in ((True, "what was kept before is there"), (False, "nothing was kept before")):
+        state.write_bytes(kept) if there else state.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "save", ended)
+            with pytest.raises(InputError, match=f"no space left on the disk of --out; make room.*; {said}$"):
+                trainer._save()
+    state.write_bytes(kept)
     for error in (PermissionError(13, "Permission denied"), torch.OutOfMemoryError("CUDA out of memory")):
         with monkeypatch.context() as patched:
             patched.setattr(torch, "load", Mock(side_effect=error))
@@ -587,7 +602,7 @@ def test_rates_rise_and_fall() -> None:
     assert rates[99] == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7", 7)])
+@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7B", 7)])
 def test_sizes_are_read(text: str, size: int) -> None:
     assert cache_bytes(text) == size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -263,8 +264,11 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
     changed: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = micro("llama", here / "target")
-    prompts = shutil.copy(PROMPTS / "gsm8k.jsonl", here / "p.jsonl")
-    options = ["mtp", "--target", "target", "--responses", "a.jsonl", "--prompts", "p.jsonl", *SHORT]
+    prompts = shutil.copy(PROMPTS / "gsm8k.jsonl", here / "gsm8k.jsonl")
+    head, first, *rest = map(json.loads, (here / "a.jsonl").read_text().splitlines())
+    del first["prompt_token_ids"]
+    (here / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, first, *rest)))
+    options = ["mtp", "--target", "target", "--responses", "a.jsonl", "--prompts", "gsm8k.jsonl", *SHORT]
     if changed == "drafter":
         ran(*options, "--to", "old")
         options += ["--from", "old"]
@@ -290,6 +294,16 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     done = ran("--resume", kept[0], code=2)
     assert re.search("(has|have) changed since", done.stderr), done.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.training.run.sit_down", full)
+    done = ran("mtp", "--target", "tiny", "--responses", "a.jsonl", "--out", "small", "--to", "new", *SHORT, code=2)
+    assert "--out small: there is no space left on its disk; make room, or choose another --out" in done.stderr
+    assert not any(here.glob("small/*"))
 
 
 def test_one_that_is_gone_on_with_is_written_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

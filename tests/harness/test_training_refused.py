@@ -16,7 +16,7 @@ from harness.cli.app import app
 from harness.training.material import load_target
 from results.store.connection import check_written
 from simulator.errors import InputError
-from tests.harness.test_training import SHORT, answers, micro, planned, ran
+from tests.harness.test_training import PROMPTS, SHORT, answers, micro, planned, ran
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_vllm_has_no_layers_for_is_told(here: Path) -> None:
     target = str(micro("gemma4", here / "target"))
     base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
     told = " ".join(ran(*base, "--to", "a").stderr.split())
-    assert "vLLM has no drafters with layers as Gemma-4's, so that `harness convert --to vllm` will refuse it" in told
+    assert "vLLM has no drafters with layers as Gemma-4's, so `harness convert --to vllm` will refuse it" in told
     assert "Gemma-4's" not in ran(*base, "--to", "b", "--format", "speculators").stderr
     for name, code in (("a", 2), ("b", 0)):
         converted = CliRunner().invoke(app, ["convert", name, "--to", "vllm", "--target", target, f"{name}-vllm"])
@@ -108,6 +108,16 @@ def test_a_folder_that_cannot_be_written_is_refused_first_and_leaves_nothing(her
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--shard"], "--shard: shares the target out over several"),
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", "a.jsonl"], "is there, and is not written over"),
         (["mtp", "--target", "qwen3-4b", "--dry-run", "--steps", "3"], "--steps: is of no use beside --dry-run"),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--steps", "3", "--epochs", "2"],
+            "--epochs: is of no use beside --steps",
+        ),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--prompts", str(PROMPTS / "gsm8k.jsonl")],
+            "--prompts: is of no use beside --responses that say themselves what was asked",
+        ),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--thinking"], "--thinking: is of no use beside --responses"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--cache", "20"], "--cache 20: is written as 20GB"),
         (["--resume", "ffff"], "--resume ffff: is not the start of one training"),
         (["--resume", "ffff", "--steps", "3"], "--steps: cannot stand beside --resume"),
         (
