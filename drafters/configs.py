@@ -125,8 +125,23 @@ def another_target(drafter: Mapping[str, Any], target: Mapping[str, Any]) -> str
 
 def layers_of(config: Mapping[str, Any]) -> int | None:
     """How many layers a model's configuration says that it has, where it does."""
+    return _whole_number(config, "num_hidden_layers")
+
+
+def vocabulary_of(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model's configuration says that it has, where it does."""
+    return _whole_number(config, "vocab_size")
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """The longest context that a model's configuration says, where it does."""
+    return _whole_number(config, "max_position_embeddings")
+
+
+def _whole_number(config: Mapping[str, Any], field: str) -> int | None:
+    """A field of a text configuration."""
     text = config.get("text_config")
-    said = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    said = (text if isinstance(text, Mapping) else config).get(field)
     return said if isinstance(said, int) else None
 
 

@@ -36,11 +36,12 @@ from drafters.training.losses import TRAINING, Training, draft_loss
 from drafters.training.muon import orthogonal
 from drafters.training.recipe import Design, Recipe, cache_bytes
 from drafters.training.states import States
-from drafters.training.texts import Split, Text, TextBatch, batches, most_frequent, overlap, split, usable
+from drafters.training.texts import Split, Text, TextBatch, batches, default_share, most_frequent, overlap, split, usable
 from simulator.errors import InputError
 from simulator.hardware.catalogue import devices
 from simulator.hardware.training import Recipe as Needed
 from simulator.hardware.training import target_of, training_cost
+from simulator.numbers import abbreviated
 from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
 from tests.drafters.families import family_model, generated, micro_model, prompts
@@ -651,3 +652,14 @@ def test_drafts_over_gemma4_have_the_heads_of_its_full_layers(heads: tuple[int, 
     trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
     cost = training_cost("eagle3", target_of(str(tmp_path)), devices()["h100"], 1, Needed(tokens=1e6, epochs=1))
     assert cost.parameters == pytest.approx(trained, rel=0.02)  # norms apart
+
+
+@pytest.mark.parametrize(("prompts", "share"), [(3, 0.2), (40, 0.2), (80, 0.1), (160, 0.05), (10**4, 0.05)])
+def test_of_few_prompts_a_larger_share_is_held_out(prompts: int, share: float) -> None:
+    """So that about eight are, of a fifth at most; turns of a conversation are one."""
+    texts = [Text(f"{i}/{t}", "chat", (i, *[7] * t), (1, 2, 3), str(i)) for i in range(prompts) for t in (0, 1)]
+    assert default_share(texts) == pytest.approx(share)
+
+
+def test_small_numbers_of_parameters_are_told() -> None:
+    assert [abbreviated(n) for n in (57_312, 12_400_000, 640)] == ["57.3 k", "12.4 M", "640"]

@@ -181,8 +181,11 @@ def test_prompts_come_in_several_shapes(row: dict[str, Any], turns: list[str], t
     ("options", "message"),
     [
         (["--batch", "0"], "--batch 0"),
-        (["--temperature", "nan"], "temperature"),
-        (["--max-new-tokens", "1"], "max_new_tokens"),
+        (["--temperature", "nan"], "--temperature: 0 (greedy) or"),
+        (["--temperature", "-1"], "--temperature: 0 (greedy) or"),
+        (["--top-p", "2"], "--top-p 2.0: must be above 0"),
+        (["--top-k", "-1"], "--top-k -1: must be 0"),
+        (["--max-new-tokens", "1"], "--max-new-tokens 1: must be 2 or more"),
         (["--temperature", "0", "--top-p", "0.9"], "--top-p: is of no use beside --temperature"),
         (["--engine", "vllm", "--batch", "3"], "--batch: is of no use beside --engine"),
         (["--to", "."], "is a folder"),

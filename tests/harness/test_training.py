@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from drafters.training.held_out import ratio
 from drafters.training.loop import STATE, Trainer
 from harness.cli.app import app
-from harness.recording.pair import asked_pair, load_pair
+from harness.recording.pair import as_typed, asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
 from harness.training.material import load_target, precision, prepare, texts_of
@@ -414,3 +414,9 @@ def test_two_processes_have_the_loss_curve_of_one_whether_each_holds_the_target_
     assert len(curves[0]) == 2
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
     assert curves[2] == pytest.approx(curves[0], rel=1e-3)
+
+
+def test_what_comes_next_names_the_target_as_it_is_typed() -> None:
+    assert as_typed(load_pair(asked_pair("tiny", "tiny")[0]).target) == "tiny"
+    assert as_typed("smollm2") == "smollm2"
+    assert as_typed("/some/folder") == "/some/folder"
