@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from drafters.checkpoints import fresh_drafter, load_drafter, publish
+from drafters.configs import whole_heads
 from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import Declared
 from drafters.formats.deepspec import CORES
@@ -25,7 +26,6 @@ from drafters.training.recipe import Design, check_taps
 from drafters.training.texts import Text
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
-from simulator.hardware.architecture import whole_heads
 
 LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
 """What the published DSpark and DFlash drafters have; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""
@@ -210,9 +210,8 @@ def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
     own = {"hidden_size": size, "num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
     if family == "gemma4":
         of_target = target.config.to_dict()
-        heads = whole_heads(of_target)
-        of_target.pop("per_layer_config", None)
-        return {**of_target, **heads, **own}
+        alike = {name: value for name, value in of_target.items() if name != "per_layer_config"}
+        return alike | whole_heads(of_target) | own
     found = {name: value for name in _SIZES if (value := getattr(target.config, name, None)) is not None}
     heads = int(found.setdefault("num_attention_heads", max(1, size // 64)))
     found.setdefault("num_key_value_heads", heads)
