@@ -147,7 +147,10 @@ def _whole_number(config: Mapping[str, Any], field: str) -> int | None:
 
 def whole_heads(config: Mapping[str, Any]) -> dict[str, int]:
     """The heads of Gemma-4's full layers by a text configuration: by names of their own, as Google's files have them, or as
-    what differs of each layer (`per_layer_config`), as transformers 5.24 writes them. The simulator reads them by itself: it knows no drafters."""
+    what differs of each layer (`per_layer_config`), as transformers 5.24 writes them.
+
+    The simulator reads them by itself, since it knows no drafters.
+    """
     names = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
     layers, kinds = config.get("per_layer_config"), config.get("layer_types")
     if not isinstance(layers, Mapping):
