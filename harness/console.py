@@ -139,7 +139,9 @@ class Commands(TyperGroup):
             stops.keep_stdout()
         for note in notes:
             stops.say(f"note: {note}")
-        beside = {spelling for p in options if p.name in stops.BESIDE_RESUME for spelling in p.opts}
+        resumed = any(word.partition("=")[0] == "--resume" for word in rest)
+        named = (*stops.BESIDE_RESUME, *(stops.IN_PLACE if resumed else ()))
+        beside = {spelling for p in options if p.name in named for spelling in p.opts}
         stops.command_is(str(name), rest, {spelling: takes_value[spelling] for spelling in beside})
         return name, command, rest
 

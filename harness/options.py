@@ -269,7 +269,7 @@ def slas_of(texts: list[str] | None, share: str, say: Callable[[str], None]) -> 
 def check_resumed(context: typer.Context) -> None:
     """Raise InputError where an option beside `--resume` asks for something else than was planned."""
     for name, spelling in given_options(context).items():
-        if name not in ("resume", *stops.BESIDE_RESUME):
+        if name not in ("resume", *stops.BESIDE_RESUME, *stops.IN_PLACE):
             raise InputError(
                 f"{spelling}: cannot stand beside --resume, which goes on as planned; leave it out, or begin anew"
             )

@@ -18,6 +18,7 @@ import msgspec
 from harness import stops
 from harness.console import Watcher
 from results.store.provenance import git_revision, package_versions
+from simulator.errors import InputError, is_full
 
 T = TypeVar("T")
 
@@ -35,6 +36,11 @@ def keep_nothing(name: str, kind: type[T], make: Callable[[], T], /) -> T:
     return make()
 
 
+def full(out: Path) -> InputError:
+    """What to say where a disk is full."""
+    return InputError(f"--out {out}: there is no space left on its disk; make room, or choose another --out")
+
+
 class Parts:
     """The parts of one command's work."""
 
@@ -46,7 +52,7 @@ class Parts:
             decides: all that decides what is found, but the code; encodable by msgspec.
         """
         settled = msgspec.msgpack.encode([kind, decides, git_revision(), package_versions()])
-        self._kind = kind
+        self._kind, self._out = kind, out
         self.name = f"{kind} {hashlib.sha256(settled).hexdigest()[:6]}"
         self._folder = out / "unfinished" / self.name.replace(" ", "-")
         self._watcher = watcher
@@ -78,10 +84,19 @@ class Parts:
 
     def keep(self, name: str, made: object) -> None:
         """Keep a part."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._file(name).with_suffix(f".{os.getpid()}")
-        partial.write_bytes(msgspec.msgpack.encode(made))
-        partial.replace(self._file(name))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(msgspec.msgpack.encode(made))
+            partial.replace(self._file(name))
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+                self._folder.rmdir()  # where no part is kept
+                self._folder.parent.rmdir()
+            if is_full(error):
+                raise full(self._out) from error
+            raise
         self._watcher.began(self.name, None)
 
     def _file(self, name: str) -> Path:

@@ -27,6 +27,8 @@ from typing import NoReturn
 
 BESIDE_RESUME = ("trials", "time_limit", "actors", "gpus_per_actor", "ray_address", "rows", "out", "as_json")
 """Parameters that may stand beside `--resume`: they say where and how long, not what."""
+IN_PLACE = ("to",)
+"""Parameters that may stand beside `--resume` in place of what was planned."""
 INTERNAL = 70
 """Exit code of a command that failed by no fault of its user's: an error of its own, or workers that were lost."""
 _CLOSED_PIPE = 128 + signal.SIGPIPE

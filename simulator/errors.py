@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
@@ -15,3 +17,14 @@ def first_paragraph(error: Exception) -> str:
     """What a library says of its failure, as far as its first empty line or torch's own stack, on one line of ours."""
     said = str(error).strip().partition("\n\n")[0].partition("\nException raised from")[0]
     return " ".join(said.split())
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed since a disk, or one's share of it, is full, by its own words or by what it was raised after:
+    torch raises an error of its own for a file that ends too early."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

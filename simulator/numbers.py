@@ -13,6 +13,14 @@ def four_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
 
 
+def abbreviated(number: float) -> str:
+    """A number to three digits and its thousands as a letter: 57.3 k, 12.4 M."""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:.3g}"
+
+
 def counted(number: float, unit: str) -> str:
     """A number of things: `1 user`, `64 users`, `1,000 requests`, `2.5 GPUs`; the unit in the singular."""
     return f"{f'{number:,.0f}' if number == int(number) else written(number)} {unit}{'s' * (number != 1)}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
+from drafters.configs import whole_heads
 from drafters.families import gemma4, llama, qwen3
 from drafters.families.layers import DraftLayer, LayerShape
 from simulator.errors import InputError, first_paragraph
@@ -55,6 +56,7 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
     except Exception as error:  # transformers' validation has exception types of its own
         raise InputError(f"checkpoint {name}: config.json: {first_paragraph(error)}") from error
     full = family == "gemma4"
+    whole = whole_heads(config) if full else {}
     if full and set(kinds) != {"full_attention"}:
         raise InputError(f"checkpoint {name}: sliding layers of a Gemma-4 draft are not supported")
     if "sliding_attention" in kinds and getattr(read, "sliding_window", None) is None:  # Qwen3's drops an unused one
@@ -67,8 +69,8 @@ def read_shape(config: Mapping[str, Any], name: str) -> LayerShape:
         return LayerShape(
             family=family, hidden_size=_size(config, read, "hidden_size"), inner_size=read.intermediate_size,
             heads=read.num_attention_heads,
-            kv_heads=(config.get("num_global_key_value_heads") if shared else None) or read.num_key_value_heads,
-            head_dim=config.get("global_head_dim", 512) if full
+            kv_heads=(whole.get("num_global_key_value_heads") if shared else None) or read.num_key_value_heads,
+            head_dim=whole.get("global_head_dim", 512) if full
             else read.head_dim or read.hidden_size // read.num_attention_heads,
             norm_eps=float(read.rms_norm_eps), layers=layers, rotary=_rotary(family, read, kinds),
             windows=tuple(getattr(read, "sliding_window", None) if k == "sliding_attention" else None for k in kinds),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from drafters.checkpoints import fresh_drafter, load_drafter, publish
+from drafters.configs import whole_heads
 from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import Declared
 from drafters.formats.deepspec import CORES
@@ -128,10 +129,11 @@ def default_taps(kind: str, target_layers: int) -> tuple[int, ...]:
     """Layers of the target that a draft reads where nobody says: as published, for a target of any depth."""
     if not _fuses(kind):
         return (target_layers - 1,)
+    deepest = max(0, target_layers - 2)  # of the last layer vLLM has what comes after the last norm alone
     if not KINDS[kind].one_pass:
         of_all = [index - 1 for index in default_pair_taps(target_layers)]
-        return tuple(sorted({min(max(tap, 0), target_layers - 1) for tap in of_all}))
-    first, last = (1, target_layers - 3) if target_layers > 4 else (0, target_layers - 1)
+        return tuple(sorted({min(max(tap, 0), deepest) for tap in of_all}))
+    first, last = (1, target_layers - 3) if target_layers > 4 else (0, deepest)
     count = min(TAPS, last - first + 1)
     return tuple(int(i) for i in torch.linspace(first, last, count).round().tolist())
 
@@ -207,7 +209,9 @@ def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
     size = target.hidden_size
     own = {"hidden_size": size, "num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
     if family == "gemma4":
-        return {**target.config.to_dict(), **own}
+        of_target = target.config.to_dict()
+        alike = {name: value for name, value in of_target.items() if name != "per_layer_config"}
+        return alike | whole_heads(of_target) | own
     found = {name: value for name in _SIZES if (value := getattr(target.config, name, None)) is not None}
     heads = int(found.setdefault("num_attention_heads", max(1, size // 64)))
     found.setdefault("num_key_value_heads", heads)

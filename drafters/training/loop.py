@@ -23,7 +23,7 @@ from drafters.training.muon import Muon
 from drafters.training.recipe import Recipe
 from drafters.training.states import States
 from drafters.training.texts import BATCHES, Text, TextBatch, batches
-from simulator.errors import InputError, first_paragraph
+from simulator.errors import InputError, first_paragraph, is_full
 from simulator.records import Sampling
 
 _RISE: Final = 0.002
@@ -324,10 +324,12 @@ class Trainer:
             os.replace(partial, self.folder / STATE)
         except (OSError, RuntimeError) as error:  # torch's own, where the disk is full
             partial.unlink(missing_ok=True)
+            before = "what was kept before is there" if (self.folder / STATE).exists() else "nothing was kept before"
+            if is_full(error):
+                why = "there is no space left on the disk of --out; make room, or choose another --out"
+                raise InputError(f"{self.folder}: step {course.step} cannot be kept: {why}; {before}") from error
             why = first_paragraph(error)
-            raise InputError(
-                f"{self.folder}: step {course.step} cannot be kept ({why}); what was kept before is there"
-            ) from error
+            raise InputError(f"{self.folder}: step {course.step} cannot be kept ({why}); {before}") from error
 
     def _restore(self) -> None:
         file = self.folder / STATE

@@ -21,7 +21,8 @@ def _check(**ranges: tuple[float | None, float, float]) -> None:
     """Raise ValueError, naming the option, for (value, least, most) out of range; None is what nobody said."""
     for name, (value, least, most) in ranges.items():
         if value is not None and not (math.isfinite(value) and least <= value <= most):
-            raise ValueError(f"--{name.replace('_', '-')} {value:g}: must be from {least:g} to {most:g}")
+            given, *bounds = (f"{n:,}" if isinstance(n, int) else f"{n:g}" for n in (value, least, most))
+            raise ValueError(f"--{name.replace('_', '-')} {given}: must be from {bounds[0]} to {bounds[1]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,8 @@ class Recipe:
     """Share of the steps in which both rates rise from 0."""
     decay: float = 0.4
     """Share of the steps, the last ones, in which both fall to a fiftieth."""
-    held_out: float = 0.05
-    """Share of prompts, by a hash of them, that are never trained on."""
+    held_out: float | None = None
+    """Share of prompts, by a hash of them, that are never trained on; None is `texts.default_share`."""
     evaluations: int = 20
     """How often the held-out texts are drafted on, evenly over the steps."""
     evaluated: int = 16
@@ -131,7 +132,7 @@ def cache_bytes(text: str) -> int:
         size = float(digits) * units[text.strip()[len(digits) :].strip().upper()]
     except (ValueError, KeyError):
         size = math.nan
-    if not 0 <= size < 1e18:
+    if not 0 <= size < 1e18 or (size and digits == text.strip()):  # 20 bytes, nobody means
         raise ValueError(f"--cache {text}: is written as 20GB, 500MB or 0")
     return int(size)
 
@@ -140,6 +141,12 @@ def check_taps(taps: Sequence[int], layers: int) -> None:
     """Raise InputError for a tap outside of a target of so many layers."""
     if outside := [tap for tap in taps if not -1 <= tap < layers]:
         raise InputError(f"--taps {outside[0]}: the target has layers 0 to {layers - 1}, and −1 is the embedding")
+
+
+def check_vocabulary(count: int, tokens: int) -> None:
+    """Raise InputError for a reduced vocabulary of more tokens than the target has."""
+    if count > tokens:
+        raise InputError(f"--vocabulary {count}: the target has {tokens} tokens; leave it out for all")
 
 
 def taps_of(text: str) -> tuple[int, ...]:

@@ -13,10 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drafters.training.recipe import check_vocabulary
 from simulator.errors import InputError
 
 LEAST_RESPONSE: Final = 3
 """Tokens of an answer that has something to draft and to condition on."""
+_HELD_OUT, _MOST_HELD_OUT, _LEAST_PROMPTS = 0.05, 0.2, 8
+"""Shares of the prompts that are held out where nobody says, and how many should be."""
 GRAM: Final = 13
 """Tokens of the runs by which overlap is counted, as GPT-3's authors did."""
 _MIXED: Final = 32
@@ -99,12 +102,19 @@ def split(texts: Sequence[Text], share: float) -> Split:
     for text in texts:
         found[held[text.group]].append(text)
     if not found.train or not found.held_out:
-        side = "held out" if not found.held_out else "left to train on"
+        side, other = ("held out", "larger") if not found.held_out else ("left to train on", "smaller")
         different = len({*opening.values()})
         raise InputError(
-            f"--held-out {share:g}: of {different} different prompts none is {side}; give more prompts, or another share"
+            f"--held-out {share:g}: of {different} different prompts none is {side}; give more prompts, or a {other} share"
         )
     return found
+
+
+def default_share(texts: Sequence[Text]) -> float:
+    """The share of prompts that is held out where nobody says: a twentieth, of few so much that about eight are, and a fifth
+    at most."""
+    different = len({*opening_prompts(texts).values()})
+    return min(_MOST_HELD_OUT, max(_HELD_OUT, _LEAST_PROMPTS / max(different, 1)))
 
 
 def opening_prompts(texts: Sequence[Text]) -> dict[str, tuple[int, ...]]:
@@ -173,8 +183,7 @@ def most_frequent(texts: Sequence[Text], count: int, vocabulary: int) -> tuple[l
 
     Raises InputError where there are not so many tokens in the target's vocabulary.
     """
-    if count > vocabulary:
-        raise InputError(f"--vocabulary {count}: the target has {vocabulary} tokens; leave it out for all")
+    check_vocabulary(count, vocabulary)
     counts = np.bincount([token for text in texts for token in text.response], minlength=vocabulary)
     chosen = np.sort(np.argsort(-counts, kind="stable")[:count])
     return [int(token) for token in chosen], float(counts[chosen].sum() / counts.sum())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from drafters.configs import context_of, read_config
 from harness.console import plain_console, print_json, say, user_errors, watching
 from harness.options import AsJson, ChatTemplate, RayAddress, WritableOut, check_void, checked, given_options
 from simulator.errors import InputError
@@ -16,6 +17,7 @@ from simulator.numbers import counted
 
 if TYPE_CHECKING:  # these take seconds
     from harness.recording.regenerate import Regenerated
+    from harness.recording.suite import Generation
 
 
 def regenerate(
@@ -66,8 +68,8 @@ def regenerate(
         cluster.check()
 
         from harness.recording.pair import asked_pair, check_hub, load_pair
-        from harness.recording.sources import check_sources
-        from harness.recording.suite import Generation, read_conversations
+        from harness.recording.sources import check_sources, check_whole
+        from harness.recording.suite import read_conversations
 
         with watching() as watcher:
             if to is not None and to.is_dir():
@@ -77,12 +79,12 @@ def regenerate(
             found = read_conversations(prompts, _limit(limit), watcher.say)
             asked = tuple(prompt for prompt, _ in found)
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
-            with checked():
-                generation = Generation(
-                    temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, thinking=thinking
-                )
+            generation = _generation(temperature, top_p, top_k, max_new_tokens, thinking)
+            if engine != "logged":
+                _check_context(pair.target, max_new_tokens)
             if cluster.address is None:  # other machines have caches and networks of their own
                 check_sources(pair, [])
+                check_whole(pair.target, weights=engine != "logged")
                 check_hub(pair, [], watcher.say)
             from harness.recording.regenerate import RegenerationPlan, file_in, logged, written
             from harness.recording.regenerate import regenerate as answered
@@ -101,6 +103,35 @@ def regenerate(
             else:
                 made = answered(plan, asked, to, out, cluster, watcher, skip_long=skip_long_prompts)
         print_regenerated(made, target, out, chat_template, as_json=as_json)
+
+
+def _generation(temperature: float, top_p: float, top_k: int, max_new_tokens: int, thinking: bool) -> Generation:
+    """How answers are drawn. Raises InputError, naming the option."""
+    from harness.recording.suite import Generation
+
+    for option, value, fits, wanted in (
+        ("--top-p", top_p, 0 < top_p <= 1, "above 0, and 1 at most"),
+        ("--top-k", top_k, top_k >= 0, "0, which keeps all tokens, or more"),
+        ("--max-new-tokens", max_new_tokens, max_new_tokens >= 2, "2 or more"),
+    ):
+        if not fits:
+            raise InputError(f"{option} {value}: must be {wanted}")
+    try:
+        return Generation(
+            temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=max_new_tokens, thinking=thinking
+        )
+    except ValueError as error:  # of the temperature
+        raise InputError(f"--{error}") from None
+
+
+def _check_context(target: str, max_new_tokens: int) -> None:
+    """Raise InputError where the longest answer fills all that the target can look back on."""
+    folder = Path(target)
+    most = context_of(read_config(folder)) if folder.is_dir() else None
+    if most is not None and max_new_tokens >= most:
+        raise InputError(
+            f"--max-new-tokens {max_new_tokens}: the target's context is {most:,} tokens, prompts included; give fewer"
+        )
 
 
 def _limit(limit: int | None) -> int | None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from drafters.chat import PLAIN
-from drafters.configs import layers_of, read_config
-from drafters.training.recipe import Design, Recipe, cache_bytes, check_taps, taps_of
+from drafters.configs import layers_of, read_config, vocabulary_of
+from drafters.training.recipe import Design, Recipe, cache_bytes, check_taps, check_vocabulary, taps_of
 from harness.console import plain_console, print_json, print_table, say, span, user_errors, watching
-from harness.options import AsJson, RayAddress, WritableOut, check_resumed, checked, given_options
+from harness.options import AsJson, RayAddress, WritableOut, check_resumed, check_void, checked, given_options
 from simulator.errors import InputError
-from simulator.numbers import counted, give_or_take
+from simulator.numbers import abbreviated, counted, give_or_take
 
 if TYPE_CHECKING:
     from harness.training.plan import TrainingPlan
@@ -52,8 +52,9 @@ def train(
     thinking: Annotated[bool, typer.Option(help="Whether these answers were asked for with a thinking section.")] = False,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut there.")] = _DEFAULT.max_tokens,
     held_out: Annotated[
-        float, typer.Option(help="Share of prompts, by a hash, that are never trained on.")
-    ] = _DEFAULT.held_out,
+        float | None,
+        typer.Option(help="Share of prompts, by a hash, that are never trained on; by default 0.05, of few more."),
+    ] = None,
     cache: Annotated[
         str,
         typer.Option(help="Disk for the target's states, as 20GB; others are computed anew."),
@@ -96,7 +97,7 @@ def train(
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="Of matrix products; by default what is measured to be fastest."),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights, of one --precision: auto is measured anew.")] = 0,
     processes: Annotated[int, typer.Option(help="Processes, or GPUs, that share every step.")] = 1,
     shard: Annotated[
         bool,
@@ -119,7 +120,7 @@ def train(
         given = given_options(context)
         if resume is not None:
             check_resumed(context)
-            _train_on(resume, ray_address, out, as_json)
+            _train_on(resume, to, ray_address, out, as_json)
             return
         kind, target = _named(kind, target)
         if dry_run:
@@ -129,6 +130,7 @@ def train(
             _estimate(kind, target, hardware, gpus, {"tokens": tokens, "sequence_tokens": sequence_tokens, **asked}, as_json)
             return
         _refuse([given[name] for name in _OF_DRY_RUN if name in given], "training; it is of --dry-run")
+        check_void(context, {}, apart={"epochs": "steps"})
         if start is not None:
             sizes = ("layers", "taps", "rank", "gamma", "vocabulary", "written_as")
             _refuse([given[name] for name in sizes if name in given], "--from, which brings its own")
@@ -173,7 +175,7 @@ def _plan(
     thinking: bool, processes: int, shard: bool, start: str | None, to: Path | None,
 ) -> TrainingPlan:  # fmt: skip
     """Everything that decides what comes out. Raises InputError."""
-    from harness.recording.pair import asked_pair, load_pair
+    from harness.recording.pair import asked_pair, load_pair, sourced
     from harness.training.plan import TrainingPlan, check_installed, hash_of
 
     if not 1 <= processes <= 4096:
@@ -191,10 +193,14 @@ def _plan(
         raise InputError(f"--batch {recipe.batch}: must be a multiple of --processes × --accumulate, {parts}")
     files, asked = (tuple(str(path.resolve()) for path in paths) for paths in (responses, prompts))
     pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
-    if design.taps and Path(pair.target).is_dir() and (layers := layers_of(read_config(Path(pair.target)))) is not None:
-        check_taps(design.taps, layers)
+    if Path(pair.target).is_dir():
+        config = read_config(Path(pair.target))
+        if design.taps and (layers := layers_of(config)) is not None:
+            check_taps(design.taps, layers)
+        if design.vocabulary and (tokens := vocabulary_of(config)) is not None:
+            check_vocabulary(design.vocabulary, tokens)
     if start is not None:
-        start = load_pair(asked_pair("tiny", target, [f"start={start}"])[0]).drafters["start"]
+        start = sourced(f"--from {start}", start)
     return TrainingPlan(
         pair=pair, design=design, recipe=recipe, responses=files, responses_hash=hash_of(responses), prompts=asked,
         prompts_hash=hash_of(prompts) if prompts else "",
@@ -202,38 +208,47 @@ def _plan(
     )  # fmt: skip
 
 
-def _train_on(name: str, ray_address: str | None, out: Path, as_json: bool) -> None:
-    """Go on with a training that was stopped."""
+def _train_on(name: str, to: Path | None, ray_address: str | None, out: Path, as_json: bool) -> None:
+    """Go on with a training that was stopped; written to another folder where one is named."""
     from harness.training.plan import kept_plan
 
-    _train(kept_plan(out, name), ray_address, out, as_json)
+    _train(kept_plan(out, name), ray_address, out, as_json, to)
 
 
-def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool) -> None:
-    """Train as planned, and print what came out."""
+def _train(plan: TrainingPlan, ray_address: str | None, out: Path, as_json: bool, to: Path | None = None) -> None:
+    """Train as planned, and print what came out; `to` stands in for the plan's folder."""
     from harness.cluster import Cluster
-    from harness.recording.pair import check_hub
-    from harness.recording.sources import check_sources
-    from harness.training.plan import checkpoint_of, read_given
-    from results.store.connection import check_new_folder
+    from harness.recording.pair import as_typed, check_hub
+    from harness.recording.sources import check_drafter, check_sources, check_whole
+    from harness.training.plan import check_asked, checkpoint_of, folder_of, read_given
+    from results.store.connection import check_new_folder, check_written
 
-    check_new_folder(checkpoint_of(plan, out), "--to")
+    to = checkpoint_of(plan, out) if to is None else to.absolute()
+    check_new_folder(to, "--to")
+    check_written(to, "--to")
     cluster = Cluster(ray_address, plan.processes if ray_address is None else None)
     cluster.check()
     given = read_given([Path(p) for p in plan.responses], [Path(p) for p in plan.prompts])
+    if not folder_of(out, plan.name).exists():
+        check_asked(plan, given)
     with watching() as watcher:
         if cluster.address is None:
             check_sources(plan.pair, [])
+            check_whole(plan.pair.target)
+            if plan.start is not None:
+                check_drafter(plan.start, {})
             check_hub(plan.pair, [], watcher.say)
         from harness.training.run import train as trained
 
         watcher.say(f"training {plan.name}: {plan.design.kind} for {plan.pair.target}, seed {plan.recipe.seed}")
-        result = trained(plan, given, out, cluster, watcher)
+        result = trained(plan, given, out, to, cluster, watcher)
     if as_json:
         print_json("trained", {"trained": dataclasses.asdict(result)})
         return
     own = plan.pair.chat_template  # of one from a file the text alone is kept
-    print_trained(result, plan.pair.target, out, ("--chat-template", own if own == PLAIN else "FILE") if own else ())
+    print_trained(
+        result, as_typed(plan.pair.target), out, ("--chat-template", own if own == PLAIN else "FILE") if own else ()
+    )
 
 
 def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str, ...] = ()) -> None:
@@ -257,7 +272,7 @@ def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str
     )
     if not result.best_step:
         say(console, "no step was better than the start: these are the weights that training began with")
-    trained, tokens = f"{result.facts['trained_parameters'] / 1e6:.1f} M parameters", result.facts["train_tokens"]
+    trained, tokens = f"{abbreviated(result.facts['trained_parameters'])} parameters", result.facts["train_tokens"]
     say(
         console,
         f"took {span(result.facts['seconds'])} in all: {trained}, {tokens:,} tokens of answers",
@@ -303,8 +318,8 @@ def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCo
 def _cells(cost: TrainingCost) -> list[tuple[str, str]]:
     """A recipe's column."""
     return [
-        ("text, tokens", _count(cost.tokens)), ("epochs", f"{cost.epochs:g}"),
-        ("drafted positions", _count(cost.drafted_positions)), ("trained parameters", _count(cost.parameters)),
+        ("text, tokens", abbreviated(cost.tokens)), ("epochs", f"{cost.epochs:g}"),
+        ("drafted positions", abbreviated(cost.drafted_positions)), ("trained parameters", abbreviated(cost.parameters)),
         ("operations, target", f"{cost.target_flops:.1e}"), ("operations, drafter", f"{cost.drafter_flops:.1e}"),
         ("hours, answers", _range(cost.answer_hours)), ("hours, training", _range(cost.hours)),
         ("  hidden states kept", _range(cost.hours_kept)), ("memory of a GPU", _size(cost.memory_bytes)),
@@ -334,15 +349,8 @@ def assumed(model: Model) -> list[str]:
     ]
 
 
-def _count(value: float) -> str:
-    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}"
-    return f"{value:.3g}"
-
-
 def _size(value: float) -> str:
-    return f"{_count(value)}B"
+    return f"{abbreviated(value)}B"
 
 
 def _range(hours: tuple[float, float]) -> str:

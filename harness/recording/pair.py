@@ -100,7 +100,7 @@ def asked_pair(
     """
     texts = [part for text in drafters or () for part in ([text] if "=" in text else text.split(","))]
     split = [(name.strip(), source.strip() if joint else None) for name, joint, source in (t.partition("=") for t in texts)]
-    own = {name: _sourced(f"--drafter {name}={source}", source) for name, source in split if source is not None}
+    own = {name: sourced(f"--drafter {name}={source}", source) for name, source in split if source is not None}
     chosen = [name for name, _ in split] if drafters else None
     if target is not None:  # kinds without weights need no path
         own |= {name: name for name, source in split if source is None and name in WEIGHTLESS and name != "none"}
@@ -113,7 +113,7 @@ def asked_pair(
     elif target in _bundled():  # with its numeric type
         base = msgspec.structs.replace(load_pair(target), drafters={})
     else:
-        base = Pair(_sourced(f"--target {target}", target), {})
+        base = Pair(sourced(f"--target {target}", target), {})
     if twice := next((name for name in named if named.count(name) > 1 or name in base.drafters), None):
         raise InputError(f"--drafter {twice}: two drafters would have this name; call one otherwise")
     if chat_template is not None:
@@ -132,6 +132,26 @@ def pair_name(pair: str | Pair) -> str:
         bundled = (name for name in _bundled() if Path(pair.target).is_dir() and load_pair(name).target == pair.target)
         return next(bundled, Path(pair.target).name)
     return Path(pair).stem if pair.endswith((".yaml", ".yml")) else pair
+
+
+def as_typed(target: str) -> str:
+    """What a target is named by on a command line: a bundled pair whose target it is, or as it stands."""
+    return next((name for name in _bundled() if Path(target).is_dir() and load_pair(name).target == target), target)
+
+
+def sourced(option: str, source: str) -> str:
+    """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
+    if source in (*WEIGHTLESS, SMOLLM2):
+        return source
+    try:
+        path = Path(source).expanduser()
+        if source and path.exists():
+            return str(path.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, or no name of a file
+        pass
+    if not HUB_ID.fullmatch(source):
+        raise InputError(f"{option}: no such folder, and not written as the hub writes names, owner/model")
+    return source
 
 
 def choose_drafters(pair: Pair, wanted: list[str] | None) -> dict[str, str]:
@@ -181,21 +201,6 @@ _ANSWER_S = 5.0
 def _bundled() -> list[str]:
     """Names of the pairs that come with the package."""
     return sorted(f.stem for f in BUNDLED_PAIRS.glob("*.yaml"))
-
-
-def _sourced(option: str, source: str) -> str:
-    """What an option names, independent of the current folder. Raises InputError where it names nothing that may exist."""
-    if source in (*WEIGHTLESS, SMOLLM2):
-        return source
-    try:
-        path = Path(source).expanduser()
-        if source and path.exists():
-            return str(path.resolve())
-    except (OSError, ValueError, RuntimeError):  # too long, or no name of a file
-        pass
-    if not HUB_ID.fullmatch(source):
-        raise InputError(f"{option}: no such folder, and not written as the hub writes names, owner/model")
-    return source
 
 
 def _resolve(source: str, folder: Path) -> str:

@@ -119,7 +119,8 @@ def written(
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+        way = "make room, or name another file with --to"
+        raise InputError(f"{file}: cannot be written ({error.strerror}); {way}") from None
     return Regenerated(
         file.resolve(), plan.pair.target, plan.generation, len(prompts), len(said), sum(len(r.token_ids) for r in said),
         sum(r.finish == "length" for r in said), sum(len(p.turns) for p in prompts) - len(said), tuple(left_out),

@@ -16,6 +16,9 @@ from harness.recording.pair import HUB_ID, Pair, choose_drafters
 from simulator.drafter_kinds import WEIGHTLESS
 from simulator.errors import InputError
 
+_OF_TOKENIZERS = ("tokenizer", "tokenization", "vocab", "tekken", "spiece", "merges")
+"""How files of tokenizers begin."""
+
 
 def check_sources(pair: Pair, wanted: list[str] | None = None, *, asked: bool = True) -> None:
     """Raise InputError where a folder is missing, is not what it stands for, or does not belong to the others.
@@ -37,6 +40,20 @@ def check_sources(pair: Pair, wanted: list[str] | None = None, *, asked: bool = 
         if target and Path(source).resolve() == Path(pair.target).resolve():
             raise InputError(f"checkpoint {source}: is the target itself, which drafts nothing; give a drafter's")
         check_drafter(source, target)
+
+
+def check_whole(target: str, *, weights: bool = True) -> None:
+    """Raise InputError where the folder of a target lacks its tokenizer's files, or its weights."""
+    folder = Path(target)
+    if not folder.is_dir():
+        return
+    files = [file.name for file in folder.iterdir()]
+    if not any(name.lower().startswith(_OF_TOKENIZERS) or name.endswith((".model", ".tiktoken")) for name in files):
+        raise InputError(
+            f"target {target}: has no tokenizer.json, nor another tokenizer's files; put them beside its weights"
+        )
+    if weights and not any(name.endswith((".safetensors", ".bin", ".index.json")) for name in files):
+        raise InputError(f"target {target}: has no weights (*.safetensors); put them beside its config.json")
 
 
 def check_drafter(source: str, target: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from drafters.training.texts import (
     Split,
     Text,
     by_domain,
+    default_share,
     most_frequent,
     opening_prompts,
     overlap,
@@ -40,7 +41,7 @@ from harness.recording.worker import contexts
 from harness.training.plan import Given, TrainingPlan, generation_of, is_bare
 from simulator.errors import InputError, first_paragraph
 from simulator.memory import MACHINE_BYTES
-from simulator.numbers import counted
+from simulator.numbers import abbreviated, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,9 @@ def prepare(
             f"--responses: of {counted(len(given.responses), 'answer')} none has {LEAST_RESPONSE} tokens or more among the "
             f"first {most:,} of its text; give longer ones, or a larger --max-tokens"
         )
-    parts = split(texts, plan.recipe.held_out)
-    facts = _told_texts(parts, say) | _told_left_out(every, texts, most, say)
+    share = plan.recipe.held_out or default_share(texts)
+    parts = split(texts, share)
+    facts = _told_texts(parts, share, say) | _told_left_out(every, texts, most, say)
     vocabulary = None
     if (count := plan.design.vocabulary) is not None:
         vocabulary, coverage = most_frequent(parts.train, count, target.vocab_size)
@@ -235,15 +237,15 @@ def precision(plan: TrainingPlan, folder: Path, say: Callable[[str], None]) -> t
     return dtype
 
 
-def _told_texts(parts: Split, say: Callable[[str], None]) -> dict[str, Any]:
+def _told_texts(parts: Split, share: float, say: Callable[[str], None]) -> dict[str, Any]:
     """What there is to train on."""
     tokens = [sum(len(t.response) for t in part) for part in parts]
     domains = Counter(t.domain for t in parts.train)
     of_prompts, of_answers = overlap(parts)
     say(
         f"texts: {counted(len(parts.train), 'answer')}, {tokens[0]:,} tokens "
-        f"({', '.join(f'{name} {n}' for name, n in sorted(domains.items()))}); held out by prompt: {len(parts.held_out)}, "
-        f"{tokens[1]:,} tokens"
+        f"({', '.join(f'{name} {n}' for name, n in sorted(domains.items()))}); held out by prompt, {share:.2g}: "
+        f"{len(parts.held_out)}, {tokens[1]:,} tokens"
     )
     if alone := sorted(domains.keys() - {t.domain for t in parts.held_out}):
         say(f"held out: no prompt of {', '.join(alone)}, so that τ says nothing of it; more prompts, or --held-out")
@@ -278,12 +280,17 @@ def _told_drafter(made: Made, layers: int, facts: dict[str, Any], say: Callable[
     taps = " ".join(str(tap) for tap in made.drafter.tap_layers)
     say(
         f"drafter: {made.kind}, {counted(shape.layers, 'layer')} as {shape.family}'s, taps {taps}, "
-        f"γ = {made.drafter.gamma}, {trained / 1e6:.1f} M parameters to train; written as {made.format}"
+        f"γ = {made.drafter.gamma}, {abbreviated(trained)} parameters to train; written as {made.format}"
     )
     if made.kind != "mtp" and layers - 1 in made.drafter.tap_layers:
         say(
-            f"taps hold the target's last layer, {layers - 1}, whose output vLLM hands over after the last norm: there less "
-            "is accepted than here; leave it out of --taps for vLLM"
+            f"taps hold the target's last layer, {layers - 1}, whose output vLLM hands over after the last norm, so that "
+            "`harness convert --to vllm` will refuse it; leave it out of --taps for vLLM"
+        )
+    elif shape.family == "gemma4":
+        say(
+            f"{made.kind}: vLLM has no drafters with layers as Gemma-4's, so `harness convert --to vllm` will refuse it; "
+            "one of --format speculators, whose layers are Qwen3's, it takes"
         )
     facts |= {
         "trained_parameters": trained, "gamma": made.drafter.gamma, "format": made.format,

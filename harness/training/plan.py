@@ -80,6 +80,17 @@ def read_given(responses: Sequence[Path], prompts: Sequence[Path]) -> Given:
     return Given(sampling, found, known)
 
 
+def check_asked(plan: TrainingPlan, given: Given) -> None:
+    """Raise InputError for what says how answers were asked for, where they all say what stood before them."""
+    if any(map(is_bare, given.responses)):
+        return
+    why = "is of no use beside --responses that say themselves what was asked (prompt_token_ids); leave it out"
+    if plan.thinking:
+        raise InputError(f"--thinking: {why}")
+    if plan.prompts and not any(r.prompt_id in given.prompts and not isinstance(r.domain, str) for r in given.responses):
+        raise InputError(f"--prompts: {why}")
+
+
 def is_bare(response: GivenResponse) -> bool:
     """Whether a response does not say itself what stood before it."""
     return response.prompt_token_ids is msgspec.UNSET

@@ -22,11 +22,12 @@ from drafters.training.texts import known_by, opening_prompts
 from harness import stops
 from harness.cluster import Cluster
 from harness.console import Watcher
+from harness.parts import full
 from harness.training.material import Prepared, prepare
-from harness.training.plan import Given, TrainingPlan, checkpoint_of, folder_of, keep_plan
+from harness.training.plan import Given, TrainingPlan, folder_of, keep_plan
 from results.figures.intervals import half_width
 from results.store.provenance import git_revision, package_versions
-from simulator.errors import InputError
+from simulator.errors import InputError, is_full
 from simulator.numbers import give_or_take
 
 _SITTINGS: Final = "sittings.json"
@@ -56,27 +57,28 @@ class Trained:
     facts: dict[str, Any]
 
 
-def train(plan: TrainingPlan, given: Given, out: Path, cluster: Cluster, watcher: Watcher) -> Trained:
-    """Train as planned and write the checkpoint, whole or not at all. Raises InputError."""
-    to = checkpoint_of(plan, out)
+def train(plan: TrainingPlan, given: Given, out: Path, to: Path, cluster: Cluster, watcher: Watcher) -> Trained:
+    """Train as planned and write the checkpoint to a folder, whole or not at all. Raises InputError."""
     folder = folder_of(out, plan.name)
     new = not folder.exists()
-    keep_plan(plan, folder)
-    sit_down(folder)
     if plan.design.kind == "mtp":
         watcher.say(
             "mtp: vLLM takes such a module from a target's own checkpoint alone; this one can be recorded and simulated"
         )
     try:
+        keep_plan(plan, folder)
+        sit_down(folder)
         if plan.processes > 1:
             from harness.training.together import train_together
 
             finished = train_together(plan, given, folder, to, cluster, watcher)
         else:
             finished = train_alone(plan, given, folder, to, watcher)
-    except (InputError, KeyboardInterrupt):
+    except (InputError, OSError, KeyboardInterrupt) as error:
         if new and not (folder / STATE).exists():  # there is nothing to go on from
             _remove(folder)
+        if isinstance(error, OSError) and is_full(error):
+            raise full(out) from error
         raise
     result = _trained(plan, to, *finished)
     stops.finished("the training")
@@ -157,7 +159,9 @@ def write_whole(write: Callable[[Path], None], to: Path) -> None:
         partial.rename(to)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"--to {to}: cannot be written ({error.strerror})") from None
+        raise InputError(
+            f"--to {to}: cannot be written ({error.strerror}); make room there, or name another --to beside --resume"
+        ) from None
 
 
 def told(evaluated: Evaluated) -> str:

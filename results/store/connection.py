@@ -7,7 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import duckdb
 
@@ -159,6 +161,27 @@ def check_new_folder(folder: Path, option: str) -> None:
         raise StoreError(f"{option} {folder!s:.60}…: cannot be written ({error.strerror})") from None
     if taken:
         raise StoreError(f"{option} {folder}: is there, and is not written over; name a new folder")
+
+
+def check_written(folder: Path, option: str) -> None:
+    """Raise StoreError where a folder cannot be made, by making it and taking it away: `check_new_folder` makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    made = list[Path]()
+    try:
+        for path in reversed([path for path in (folder.absolute(), *folder.absolute().parents) if there in path.parents]):
+            path.mkdir()
+            made.append(path)
+        for path in (folder, folder.absolute().parent):
+            with TemporaryFile(dir=path):
+                pass
+    except OSError as error:
+        raise StoreError(f"{option} {folder}: cannot be written ({error.strerror}); choose another {option}") from None
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):  # somebody else has put something there
+                path.rmdir()
+    if folder.is_mount():
+        raise StoreError(f"{option} {folder}: is where a disk is mounted, and is put in place whole; name a folder in it")
 
 
 def _not_writable(path: Path, option: str = "--out") -> StoreError:

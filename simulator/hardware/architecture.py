@@ -77,6 +77,9 @@ def model_of(
     if not isinstance(inner, Mapping):
         raise InputError(f"model {source}: text_config must be an object")
     fields = _Fields({**config, **inner}, source)
+    gemma = str(fields.raw.get("model_type")).startswith("gemma4")
+    if gemma:
+        fields.fill(_whole_heads(fields.raw))
     fields.fill(LEFT_OUT.get(str(fields.raw.get("model_type")), {}))
     _check_decoder(fields)
     if stateful := sorted(name for name in fields.raw if name.startswith(_STATEFUL)):
@@ -90,6 +93,7 @@ def model_of(
     full = max(attention, key=lambda one: (one.ratio, one.layers))
     mlp_width = fields.size(*_MLP_WIDTH, "moe_intermediate_size", default=4 * width)
     entry = fields.entry(heads)
+    eagle = fields.entry(heads, whole=True) if gemma else entry
     return Model(
         name=name, width=width, vocabulary=fields.size("vocab_size"), tied_head=bool(fields.raw.get("tie_word_embeddings")),
         attention=tuple(attention), mlp_parameters=mlp, experts=experts, active_experts=active, expert_parameters=each,
@@ -99,9 +103,8 @@ def model_of(
         drafters=Drafters(
             attention=_of_draft(full), taps=min(_DRAFT_LAYERS, layers),
             mlp_parameters=3 * width * mlp_width if experts else None,
-            eagle_parameters=2 * width * (heads + 2 * entry.kv_heads) * entry.head_dim + heads * entry.head_dim * width
-            + 3 * width * mlp_width,
-            eagle_entry_bytes=2 * entry.kv_heads * entry.head_dim * FORMAT_BYTES["bf16"],
+            eagle_parameters=eagle.projections(width, heads, twice=True) + 3 * width * mlp_width,
+            eagle_entry_bytes=2 * eagle.kv_heads * eagle.head_dim * FORMAT_BYTES["bf16"],
         ),
         source=f"{source}; drafters of the published shapes over a target of this width are assumed"
         + (", DSpark and DFlash with dense layers" if experts else "")
@@ -154,10 +157,24 @@ class _Heads:
     shared: bool = False
     """Whether one projection serves as key and value."""
 
-    def projections(self, width: int, heads: int) -> int:
-        """Parameters of a layer's projections."""
+    def projections(self, width: int, heads: int, *, twice: bool = False) -> int:
+        """Parameters of a layer's projections; `twice` of one that reads two states side by side."""
         kept = self.kv_heads * (1 if self.shared else 2)
-        return width * (heads + kept) * self.head_dim + heads * self.head_dim * width
+        return (1 + twice) * width * (heads + kept) * self.head_dim + heads * self.head_dim * width
+
+
+def _whole_heads(config: Mapping[str, Any]) -> dict[str, int]:
+    """The heads of Gemma-4's full layers by a text configuration: by names of their own, as Google's files have them, or as
+    what differs of each layer (`per_layer_config`), as transformers 5.24 writes them."""
+    names = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
+    layers, kinds = config.get("per_layer_config"), config.get("layer_types")
+    if not isinstance(layers, Mapping):
+        return {name: config[name] for name in names if config.get(name) is not None}
+    full = [str(i) for i, kind in enumerate(kinds if isinstance(kinds, list) else ()) if kind == "full_attention"]
+    by_name = {str(layer): own for layer, own in layers.items() if isinstance(own, Mapping)}
+    own = next((by_name[layer] for layer in full if layer in by_name), {})
+    said = {name: own.get(theirs, config.get(theirs)) for name, theirs in names.items()}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 class _Fields:

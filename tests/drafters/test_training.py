@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import time
@@ -27,7 +28,7 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
-from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
+from drafters.training.design import Made, default_taps, make_drafter, save_made, warm_drafter, widen_tables
 from drafters.training.held_out import acceptances, drafting_on, ratio, walk
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
@@ -35,8 +36,12 @@ from drafters.training.losses import TRAINING, Training, draft_loss
 from drafters.training.muon import orthogonal
 from drafters.training.recipe import Design, Recipe, cache_bytes
 from drafters.training.states import States
-from drafters.training.texts import Split, Text, TextBatch, batches, most_frequent, overlap, split, usable
+from drafters.training.texts import Split, Text, TextBatch, batches, default_share, most_frequent, overlap, split, usable
 from simulator.errors import InputError
+from simulator.hardware.catalogue import devices
+from simulator.hardware.training import Recipe as Needed
+from simulator.hardware.training import target_of, training_cost
+from simulator.numbers import abbreviated
 from simulator.records import MAX_GAMMA, Sampling
 from tests.drafters.conftest import END, VOCAB
 from tests.drafters.families import family_model, generated, micro_model, prompts
@@ -353,11 +358,25 @@ def test_what_is_kept_is_whole_or_told_to_be_damaged(
     def full(state: object, file: object) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
+    def ended(state: object, file: object) -> None:
+        """As torch tells of a full disk."""
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         with pytest.raises(InputError, match="step 4 cannot be kept"):
             trainer._save()
     assert [state.read_bytes()] == [file.read_bytes() for file in state.parent.iterdir()] == [kept]
+    for there, said in ((True, "what was kept before is there"), (False, "nothing was kept before")):
+        state.write_bytes(kept) if there else state.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "save", ended)
+            with pytest.raises(InputError, match=f"no space left on the disk of --out; make room.*; {said}$"):
+                trainer._save()
+    state.write_bytes(kept)
     for error in (PermissionError(13, "Permission denied"), torch.OutOfMemoryError("CUDA out of memory")):
         with monkeypatch.context() as patched:
             patched.setattr(torch, "load", Mock(side_effect=error))
@@ -584,7 +603,7 @@ def test_rates_rise_and_fall() -> None:
     assert rates[99] == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7", 7)])
+@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7B", 7)])
 def test_sizes_are_read(text: str, size: int) -> None:
     assert cache_bytes(text) == size
 
@@ -605,3 +624,42 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_what_cannot_be_meant_is_refused(make_one: Callable[[], object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_one()
+
+
+@pytest.mark.parametrize(("kind", "layers"), [(k, n) for k in ("dspark", "dflash", "eagle3") for n in (1, 2, 3, 4, 5, 36)])
+def test_the_last_layer_is_tapped_where_there_is_no_other(kind: str, layers: int) -> None:
+    taps = default_taps(kind, layers)
+    assert taps == tuple(sorted({*taps}))
+    assert (layers - 1 in taps) == (layers == 1)
+
+
+@pytest.mark.parametrize(("heads", "shared"), [((8, 8), False), ((8, 16), False), ((8, 16), True)])
+def test_drafts_over_gemma4_have_the_heads_of_its_full_layers(heads: tuple[int, int], shared: bool, tmp_path: Path) -> None:
+    """As transformers writes its configuration now; and what training would take is told of the same shape."""
+    own = {
+        "head_dim": heads[0], "global_head_dim": heads[1], "num_global_key_value_heads": 1 if shared else None,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3, "attention_k_eq_v": shared,
+        "hidden_size_per_layer_input": 0, "vocab_size": VOCAB,
+    }  # fmt: skip
+    model = micro_model("gemma4_text", **own)
+    made = make_drafter(design("eagle3", taps=(1, 2, 3)), Target(model), [], None, 0)
+    full: Any = model.model.layers[-1].self_attn
+    shape = made.drafter.settings.shape
+    assert (shape.family, shape.head_dim) == ("gemma4", full.head_dim)
+    assert shape.kv_heads * shape.head_dim == full.k_proj.out_features
+    model.config.save_pretrained(tmp_path)
+    trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
+    cost = training_cost("eagle3", target_of(str(tmp_path)), devices()["h100"], 1, Needed(tokens=1e6, epochs=1))
+    assert cost.parameters == pytest.approx(trained, rel=0.02)  # norms apart
+
+
+@pytest.mark.parametrize(("prompts", "share"), [(3, 0.2), (40, 0.2), (80, 0.1), (160, 0.05), (10**4, 0.05)])
+def test_of_few_prompts_a_larger_share_is_held_out(prompts: int, share: float) -> None:
+    """So that about eight are, of a fifth at most; turns of a conversation are one."""
+    texts = [Text(f"{i}/{t}", "chat", (i, *[7] * t), (1, 2, 3), str(i)) for i in range(prompts) for t in (0, 1)]
+    assert default_share(texts) == pytest.approx(share)
+
+
+def test_small_numbers_of_parameters_are_told() -> None:
+    assert [abbreviated(n) for n in (57_312, 12_400_000, 640)] == ["57.3 k", "12.4 M", "640"]

@@ -108,6 +108,21 @@ def test_a_stopped_one_goes_on_to_the_same_file(monkeypatch: pytest.MonkeyPatch)
     assert not Path("runs/unfinished").exists()
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "unfinished" in self.parts:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = CliRunner().invoke(app, [*OPTIONS, "--to", "answers.jsonl", "--out", "small"])
+    assert done.exit_code == 2, done.output
+    assert "--out small: there is no space left on its disk; make room, or choose another --out" in done.stderr
+    assert not any(Path("small").glob("*"))
+
+
 def test_answers_that_are_there_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "1 + 1?"}\n')
     (tmp_path / "a.jsonl").write_text("answers that something was trained on\n")
@@ -166,8 +181,11 @@ def test_prompts_come_in_several_shapes(row: dict[str, Any], turns: list[str], t
     ("options", "message"),
     [
         (["--batch", "0"], "--batch 0"),
-        (["--temperature", "nan"], "temperature"),
-        (["--max-new-tokens", "1"], "max_new_tokens"),
+        (["--temperature", "nan"], "--temperature: 0 (greedy) or"),
+        (["--temperature", "-1"], "--temperature: 0 (greedy) or"),
+        (["--top-p", "2"], "--top-p 2.0: must be above 0"),
+        (["--top-k", "-1"], "--top-k -1: must be 0"),
+        (["--max-new-tokens", "1"], "--max-new-tokens 1: must be 2 or more"),
         (["--temperature", "0", "--top-p", "0.9"], "--top-p: is of no use beside --temperature"),
         (["--engine", "vllm", "--batch", "3"], "--batch: is of no use beside --engine"),
         (["--to", "."], "is a folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from drafters.training.held_out import ratio
 from drafters.training.loop import STATE, Trainer
 from harness.cli.app import app
-from harness.recording.pair import asked_pair, load_pair
+from harness.recording.pair import as_typed, asked_pair, load_pair
 from harness.recording.suite import Generation, read_prompts
 from harness.recording.worker import Recorder, RecorderOptions, Unit
 from harness.training.material import load_target, precision, prepare, texts_of
@@ -263,8 +264,11 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
     changed: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = micro("llama", here / "target")
-    prompts = shutil.copy(PROMPTS / "gsm8k.jsonl", here / "p.jsonl")
-    options = ["mtp", "--target", "target", "--responses", "a.jsonl", "--prompts", "p.jsonl", *SHORT]
+    prompts = shutil.copy(PROMPTS / "gsm8k.jsonl", here / "gsm8k.jsonl")
+    head, first, *rest = map(json.loads, (here / "a.jsonl").read_text().splitlines())
+    del first["prompt_token_ids"]
+    (here / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, first, *rest)))
+    options = ["mtp", "--target", "target", "--responses", "a.jsonl", "--prompts", "gsm8k.jsonl", *SHORT]
     if changed == "drafter":
         ran(*options, "--to", "old")
         options += ["--from", "old"]
@@ -290,6 +294,37 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     done = ran("--resume", kept[0], code=2)
     assert re.search("(has|have) changed since", done.stderr), done.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.training.run.sit_down", full)
+    done = ran("mtp", "--target", "tiny", "--responses", "a.jsonl", "--out", "small", "--to", "new", *SHORT, code=2)
+    assert "--out small: there is no space left on its disk; make room, or choose another --out" in done.stderr
+    assert not any(here.glob("small/*"))
+
+
+def test_one_that_is_gone_on_with_is_written_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    micro("llama", here / "target")
+    update = Trainer._update
+
+    def interrupted(self: Trainer, indices: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, indices)
+
+    monkeypatch.setattr(Trainer, "_update", interrupted)
+    kept: list[str] = []
+    monkeypatch.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
+    ran("mtp", "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT, code=130)
+    monkeypatch.setattr(Trainer, "_update", update)
+    (here / "new").write_text("in the way")
+    assert "is there, and is not written over" in ran("--resume", kept[0], code=2).stderr
+    ran("--resume", kept[0], "--to", "newer")
+    assert (here / "newer" / "model.safetensors").exists()
+    assert not (here / "runs" / "unfinished").exists()
 
 
 def test_part_of_an_epoch_costs_its_part() -> None:
@@ -379,3 +414,9 @@ def test_two_processes_have_the_loss_curve_of_one_whether_each_holds_the_target_
     assert len(curves[0]) == 2
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
     assert curves[2] == pytest.approx(curves[0], rel=1e-3)
+
+
+def test_what_comes_next_names_the_target_as_it_is_typed() -> None:
+    assert as_typed(load_pair(asked_pair("tiny", "tiny")[0]).target) == "tiny"
+    assert as_typed("smollm2") == "smollm2"
+    assert as_typed("/some/folder") == "/some/folder"

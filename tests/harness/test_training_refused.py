@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.training.material import load_target
+from results.store.connection import check_written
 from simulator.errors import InputError
-from tests.harness.test_training import SHORT, answers, micro, planned, ran
+from tests.harness.targets import TINY
+from tests.harness.test_training import PROMPTS, SHORT, answers, micro, planned, ran
 
 
 @pytest.fixture
@@ -62,8 +67,30 @@ def test_files_of_two_samplings_are_refused_in_words_of_training(here: Path) -> 
 def test_taps_of_the_last_layer_are_told(here: Path) -> None:
     target = str(micro("llama", here / "target"))
     base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
-    assert "hands over after the last norm" in " ".join(ran(*base, "--taps", "1,3,5", "--to", "a").stderr.split())
+    told = " ".join(ran(*base, "--taps", "1,3,5", "--to", "a").stderr.split())
+    assert "hands over after the last norm" in told
+    assert "`harness convert --to vllm` will refuse it; leave it out of --taps" in told
     assert "last norm" not in ran(*base, "--taps", "1,2,3", "--to", "b").stderr
+
+
+def test_what_vllm_has_no_layers_for_is_told(here: Path) -> None:
+    target = str(micro("gemma4", here / "target"))
+    base = ["eagle3", "--target", target, "--responses", "a.jsonl", *SHORT]
+    told = " ".join(ran(*base, "--to", "a").stderr.split())
+    assert "vLLM has no drafters with layers as Gemma-4's, so `harness convert --to vllm` will refuse it" in told
+    assert "Gemma-4's" not in ran(*base, "--to", "b", "--format", "speculators").stderr
+    for name, code in (("a", 2), ("b", 0)):
+        converted = CliRunner().invoke(app, ["convert", name, "--to", "vllm", "--target", target, f"{name}-vllm"])
+        assert converted.exit_code == code, converted.output
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first_and_leaves_nothing(here: Path) -> None:
+    for to in ("/proc/new", "/proc/new/er", "a.jsonl/new"):
+        done = ran("mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", to, code=2)
+        assert re.search("cannot be written|is no folder", done.stderr), done.stderr
+        assert "choose another --to" in done.stderr
+    check_written(here / "some" / "where" / "new", "--to")
+    assert sorted(file.name for file in here.iterdir()) == ["a.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +110,28 @@ def test_taps_of_the_last_layer_are_told(here: Path) -> None:
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--shard"], "--shard: shares the target out over several"),
         (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--to", "a.jsonl"], "is there, and is not written over"),
         (["mtp", "--target", "qwen3-4b", "--dry-run", "--steps", "3"], "--steps: is of no use beside --dry-run"),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--steps", "3", "--epochs", "2"],
+            "--epochs: is of no use beside --steps",
+        ),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--prompts", str(PROMPTS / "gsm8k.jsonl")],
+            "--prompts: is of no use beside --responses that say themselves what was asked",
+        ),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--thinking"], "--thinking: is of no use beside --responses"),
+        (["mtp", "--target", "tiny", "--responses", "a.jsonl", "--cache", "20"], "--cache 20: is written as 20GB"),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--max-tokens", "5"],
+            "--max-tokens 5: must be from 8 to 1,048,576",
+        ),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--from", "nowhere"],
+            "--from nowhere: no such folder",
+        ),
+        (
+            ["mtp", "--target", "tiny", "--responses", "a.jsonl", "--held-out", "0.0001"],
+            "none is held out; give more prompts, or a larger share",
+        ),
         (["--resume", "ffff"], "--resume ffff: is not the start of one training"),
         (["--resume", "ffff", "--steps", "3"], "--steps: cannot stand beside --resume"),
         (
@@ -119,11 +168,32 @@ def test_short_answers_have_no_acceptance_where_nothing_is_drafted_and_shorter_o
 
 
 def test_bad_input_is_refused_before_torch_is_there(here: Path) -> None:
+    """Each of these before anything that takes seconds."""
+    bare, hollow = here / "bare", here / "hollow"
+    for folder, files in ((bare, ()), (hollow, ("tokenizer.json", "tokenizer_config.json"))):
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 500, "max_position_embeddings": 512}')
+        for file in files:
+            shutil.copy(TINY / "target" / file, folder / file)
+    base = ["--responses", "a.jsonl", "--target"]
+    asked: list[tuple[list[str], str]] = [
+        (["train", "mtp", "--target", "tiny", "--responses", "b.jsonl"], "b.jsonl"),
+        (["train", "dspark", *base, "hollow", "--vocabulary", "5000"], "--vocabulary 5000: the target has 500 tokens"),
+        (["train", "mtp", *base, "bare"], "has no tokenizer.json"),
+        (["train", "mtp", *base, "hollow"], "has no weights (*.safetensors)"),
+        (["regenerate", "--prompts", "p.jsonl", "--max-new-tokens", "600", "--target", "hollow"],
+         "--max-new-tokens 600: the target's context is 512 tokens"),
+        (["regenerate", "--prompts", "p.jsonl", "--max-new-tokens", "60", "--target", "bare"], "has no tokenizer.json"),
+        (["regenerate", "--prompts", "p.jsonl", "--max-new-tokens", "60", "--target", "hollow"], "has no weights"),
+    ]  # fmt: skip
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom harness.cli.app import app\n"
-        "done = CliRunner().invoke(app, ['train', 'mtp', '--target', 'tiny', '--responses', 'b.jsonl'])\n"
-        "assert done.exit_code == 2, done.output\nassert not {'torch', 'ray', 'transformers'} & {*sys.modules}\n"
+        f"for words, said in {asked!r}:\n"
+        "    done = CliRunner().invoke(app, words)\n"
+        "    assert done.exit_code == 2 and said in done.stderr, (words, done.output)\n"
+        "    assert not {'torch', 'ray', 'transformers'} & {*sys.modules}, words\n"
     )
+    (here / "p.jsonl").write_text('{"prompt": "1 + 1?"}\n')
     (here / "b.jsonl").write_text('{"temperature": 1}\n{"prompt_id": 3}\n')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
