@@ -120,7 +120,7 @@ class _Stretch(NamedTuple):
 
     running: float
     seconds: float
-    """Of a step."""
+    """What a step of it took."""
     k: int
     """Tokens a draft had at most."""
 
@@ -137,7 +137,7 @@ def _timed(server: Server) -> tuple[list[_Stretch], list[_Stretch]]:
 
 
 def _k_of(one: Interval, server: Server) -> int:
-    """As its own drafts have it where the engine made them short, else as at its load."""
+    """K of a stretch: as its own drafts have it where the engine made them short, else as at its load."""
     own = length_of(one.drafts, server.gamma) if one.drafts is not None and server.shortener == "engine" else None
     return own or drafting_k(server, one.running)
 

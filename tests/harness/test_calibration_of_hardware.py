@@ -170,7 +170,7 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 8.5 % on average, and inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 10 % on average, and inside the intervals."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -183,7 +183,7 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     )
     found = Posterior.of(rows, [base()])
     told = predictions(found, rows)
-    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.085
+    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.1
     assert all(one.forecast.low < known[one.point.line] < one.forecast.high for one in told)
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):

@@ -372,8 +372,8 @@ def test_an_engine_that_captures_by_requests_is_heard_where_the_file_names_it(tm
 
 def test_drafters_are_known_by_what_tables_call_them(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
-    for called, kind in (("EAGLE-3", "eagle3"), ("n-gram", "ngram"), ("NEXTN", "mtp"), ("Eagle 3", "eagle3")):
-        file.write_text(f"{HEAD}1,baseline,0,,64,40,100,given\n1,{called},3,2.0,64,40,200,given\n")
+    for word, kind in (("EAGLE-3", "eagle3"), ("n-gram", "ngram"), ("NEXTN", "mtp"), ("Eagle 3", "eagle3")):
+        file.write_text(f"{HEAD}1,baseline,0,,64,40,100,given\n1,{word},3,2.0,64,40,200,given\n")
         assert [point.kind for point in read_measured(file).points] == ["none", kind]
 
 

@@ -63,8 +63,8 @@ _SEEN: Final = "the fits' defaults were chosen with this table in view, and othe
 BLIND: Final = (
     "typed in, and predicted once, before anything was changed with it in view; since then fits weigh whether all answers "
     "are as long, for which V4-Flash on B300 and the TPU were the reasons, expect other captured sizes and acceptances, and "
-    "are less sure of both what is accepted, for which the TPU was a reason, and drafters that lose at once, as on the RTX "
-    "5090"
+    "are less sure of what is accepted, for which the TPU was a reason, of drafters that lose at once, as on the RTX 5090, "
+    "and of what a token adds and drafts share, for which fifteen tables that are not here were, with these in view"
 )
 TABLES: Final = (
     *(

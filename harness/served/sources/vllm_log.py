@@ -51,7 +51,7 @@ _TURNS: Final = 8
 _APART_S: Final = 2.0
 """By which the two differ at least: stamps are of whole seconds."""
 _MOSTLY: Final = 0.9
-"""Of the gaps, those that are one of the two."""
+"""Share of the gaps that are one of the two."""
 _GAP: Final = 1.7
 """Stretches that are so many times as long as usual hold some of which nothing was written."""
 
