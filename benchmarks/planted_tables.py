@@ -22,6 +22,7 @@ from harness.hardware.measured import MeasuredPoint
 from harness.hardware.posterior import Posterior
 from harness.hardware.terms import Base
 from simulator.averages import Averages
+from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, find_profile
 from simulator.hardware.graphs import capturing
 from simulator.hardware.profile import Curve, Profile
@@ -51,7 +52,8 @@ def planted(seed: int) -> Table:
     """Draw a server and measure it."""
     rng = np.random.default_rng([seed, 20])
     model, gpus = MODELS[seed % len(MODELS)]
-    device, other = rng.choice(DEVICES, 2, replace=False).tolist()
+    able = [device for device in DEVICES if _fits(device, model, gpus)]
+    device, other = rng.choice(able, 2, replace=False).tolist()
     kind, k = DRAFTERS[int(rng.integers(len(DRAFTERS)))]
     captured, loads = CAPTURED[int(rng.integers(len(CAPTURED)))], LOADS[int(rng.integers(len(LOADS)))]
     prompts, answers = int(rng.choice([128, 512, 2048])), int(rng.choice([256, 512, 1024]))
@@ -73,6 +75,14 @@ def planted(seed: int) -> Table:
         rows.append(replace(point, averages=None, values={"output_tok_s": seen}))
     size = "all" if captured > 8192 else f"{captured:,}"
     return Table(f"{model} on {gpus} × {device}, {kind}:{k}, graphs to {size}", tuple(rows), _of(other, model, gpus))
+
+
+def _fits(device: str, model: str, gpus: int) -> bool:
+    """Whether a model fits on so many GPUs of a device."""
+    try:
+        return bool(_of(device, model, gpus).capacity("none"))
+    except InputError:
+        return False
 
 
 def _of(device: str, model: str, gpus: int) -> Profile:

@@ -216,10 +216,10 @@ def _drafter(advice: Advice) -> str:
 
 
 def _sources(server: Server) -> str:
-    counts: dict[str, int] = {}
+    files: dict[str, set[str]] = {}
     for one in server.observations:
-        counts[one.source] = counts.get(one.source, 0) + len(one.files)
-    return ", ".join(name if n == 1 else f"{name} ({n} files)" for name, n in counts.items())
+        files.setdefault(one.source, set()).update(one.files)
+    return ", ".join(name if len(own) == 1 else f"{name} ({len(own)} files)" for name, own in files.items())
 
 
 def _verdict(advice: Advice) -> str:

@@ -158,7 +158,8 @@ class _Asked:
             try:
                 return measured, self._fit(measured, profile, watcher)
             except InputError as error:
-                raise InputError(f"{self.file}, {error}") from None
+                told = str(error).replace(", or give --kv-capacity-tokens", "")  # which is an option of simulations
+                raise InputError(f"{self.file}{':' if told.startswith('no row') else ','} {told}") from None
 
     def _fit(self, measured: Measured, profile: Profile, watcher: Watcher) -> Posterior:
         from harness.hardware.calibration import check_possible

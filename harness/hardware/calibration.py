@@ -199,7 +199,10 @@ def simulated(
     Raises InputError where none is given, or a drafter's acceptance or time is not known.
     """
     if not any(point.given for point in points):
-        raise InputError("no row is given: nothing to fit to")
+        raise InputError(
+            "no row is given: nothing to fit to; a row is one point, with output_tok_s, tpot_ms or another of what was "
+            "measured, and `given` under role or nothing"
+        )
     loops: list[dict[int, Loop]] = [{} for _ in bases]
     for done, point in enumerate(points):
         advance(done, len(points))
