@@ -142,9 +142,8 @@ def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[s
     control = [i for i, kind in enumerate(types) if kind == 3 and tokens[i] in own]
     wrong += [i for i in control if list(tokenizer(tokens[i], add_special_tokens=False).input_ids) != [i]]
     if len(own) > len(tokens) or wrong:
-        which = (
-            f"token {wrong[0]}, {tokens[wrong[0]]!r}, is another" if wrong else f"it has {len(own)} of {len(tokens)} tokens"
-        )
+        more = ", ".join(repr(token) for token in sorted(own.keys() - set(tokens))[:3])
+        which = f"token {wrong[0]}, {tokens[wrong[0]]!r}, is another" if wrong else f"transformers adds {more} to its tokens"
         raise InputError(f"target {name}: its tokenizer cannot be rebuilt: {which}; give the folder of the model")
     for text in TEXTS:
         read = str(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids, clean_up_tokenization_spaces=False))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from drafters.target import Target
     from harness.recording.pair import Pair
 
+_LEAST = 4
+"""Prompts without which nothing is judged."""
 _POSITIONS = 8
 """Positions of a draft whose acceptance is printed: more have no room in a line."""
 
@@ -54,8 +56,8 @@ def doctor(
 
         with watching() as watcher:
             asked = read_prompts(prompts, None, watcher.say) if prompts else load_suite("math_code_chat").prompts
-            if len(asked) < 4:
-                raise InputError("--prompts: at least 4 prompts are needed")
+            if len(asked) < _LEAST:
+                raise InputError(f"--prompts: at least {_LEAST} prompts are needed")
             if corrected is not None:
                 check_new_folder(corrected, "--corrected")
             pair = load_pair(asked_pair("tiny", target, chat_template=chat_template)[0])
@@ -66,8 +68,7 @@ def doctor(
             check_hub(judged, say=watcher.say)
             if texts > len(asked):
                 watcher.say(f"--texts {texts}: there are {counted(len(asked), 'prompt')}; --prompts takes others")
-            chosen = [asked[i * len(asked) // min(texts, len(asked))].turns[0] for i in range(min(texts, len(asked)))]
-            seen = _examined(checkpoint, pair, chosen, max_new_tokens, watcher)
+            seen = _examined(checkpoint, pair, [one.turns[0] for one in asked], texts, max_new_tokens, watcher)
             found, written, refused = seen.found, None, ""
             if corrected is not None:
                 written, refused = _corrected(seen, checkpoint, corrected)
@@ -98,8 +99,10 @@ class _Examined:
     """Answers by which nothing is judged."""
 
 
-def _examined(checkpoint: str, pair: Pair, prompts: Sequence[str], max_new_tokens: int, watcher: Watcher) -> _Examined:
-    """Let the target answer, and read the checkpoint in all ways. Raises InputError."""
+def _examined(
+    checkpoint: str, pair: Pair, prompts: Sequence[str], texts: int, max_new_tokens: int, watcher: Watcher
+) -> _Examined:
+    """Let the target answer so many of the prompts, and read the checkpoint in all ways. Raises InputError."""
     watcher.doing("loading the target")
     import torch
     from transformers.utils import logging as transformers_logging
@@ -118,13 +121,26 @@ def _examined(checkpoint: str, pair: Pair, prompts: Sequence[str], max_new_token
     if not model.has_template:  # what a drafter is judged by needs no conversations
         model.chat_template = PLAIN
     declared = read_declared(folder, facts_of(model)._replace(beyond=1), checkpoint)
-    watcher.doing(f"letting the target answer {len(prompts)} prompts")
+    every = [model.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+    ids = _fitting(every, model.max_positions - max_new_tokens - declared.gamma - LONGER, texts)
+    watcher.doing(f"letting the target answer {len(ids)} prompts")
     with threads_for(model):
-        ids = [model.encode_chat([{"role": "user", "content": prompt}]) for prompt in prompts]
         made = texts_of(model, ids, max_new_tokens, declared.gamma + LONGER)
         stage = f"reading {checkpoint} in other ways"
         found = diagnose(declared, folder, model, made, checkpoint, lambda d, t: watcher.advance(stage, d, t))
-    return _Examined(found, declared, model, model.chat_template, len(prompts) - len(made))
+    return _Examined(found, declared, model, model.chat_template, len(ids) - len(made))
+
+
+def _fitting(every: Sequence[list[int]], room: int, texts: int) -> list[list[int]]:
+    """So many of the prompts, evenly spaced, of those with so many tokens at most. Raises InputError where too few are."""
+    some = [ids for ids in every if len(ids) <= room]
+    if len(some) < _LEAST:
+        raise InputError(
+            f"--prompts: of {counted(len(every), 'prompt')} {len(some)} fit with answers into the target's context, and "
+            f"at least {_LEAST} are needed: give shorter ones, or a smaller --max-new-tokens"
+        )
+    count = min(texts, len(some))
+    return [some[i * len(some) // count] for i in range(count)]
 
 
 def _corrected(seen: _Examined, checkpoint: str, folder: Path) -> tuple[str | None, str]:

@@ -19,6 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from harness.cli.app import app as harness_app
+from harness.cli.doctor import _fitting
 from harness.cluster import Cluster
 from harness.recording.pair import BUNDLED_PAIRS
 from results.store.database import Store
@@ -356,3 +357,12 @@ def test_prompts_that_are_too_long_are_left_out_on_request(tmp_path: Path) -> No
     done = harness("run", str(suite), "--drafter", "ngram", "--skip-long-prompts", "--max-new-tokens", "8", *out)
     assert done.returncode == 0, done.stderr
     assert "left out as too long for the target's context: t/0" in done.stderr
+
+
+def test_doctor_asks_what_fits_into_a_short_context() -> None:
+    """Evenly of those that fit; where hardly any does, the option and the fix."""
+    prompts = [[0] * length for length in (5, 900, 6, 7, 800, 8, 9)]
+    assert [len(ids) for ids in _fitting(prompts, 500, 3)] == [5, 6, 8]
+    assert len(_fitting(prompts, 500, 99)) == 5
+    with pytest.raises(InputError, match=r"^--prompts: of 7 prompts 3 fit .* smaller --max-new-tokens$"):
+        _fitting(prompts, 7, 3)
