@@ -188,7 +188,7 @@ def judge(found: Diagnosis, checkpoint: str) -> None:
     if not found.beats_chance:
         raise AnswerIsNo(
             f"{checkpoint}: drafts no better than the commonest token would ({found.chance:.0%}) however it is read: "
-            "another target, or a convention that is not known here"
+            "another target's, hardly trained, or of a convention that is not known here"
         )
     if found.better is not None:
         more, low, high = found.gain(found.better)
