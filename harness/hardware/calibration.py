@@ -21,9 +21,12 @@ from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad
 from simulator.hardware.profile import Profile
+from simulator.policies import NO_DRAFTER
 
 _CLOSE: Final = 0.5
 """What is left by a fit to rows of another machine, or in other units."""
+_CLOSE_DRAFTING: Final = 1.0
+"""The same of all rows where those without drafts are close: a drafter may take several times what any base has for it."""
 LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
 _FAR: Final = 3.0
@@ -255,7 +258,7 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     noise = float(np.sqrt(np.mean(misses(z) ** 2)))
     factors = factors_of(names, z)
     residuals = [Residual(p, m, value, loops[p.line].value(m, factors, gpus)) for p, m, value in wanted]
-    if noise > _CLOSE:
+    if _far(wanted, misses(z)):
         worst = max(residuals, key=lambda r: abs(np.log(r.fitted / r.measured)))
         raise _another(worst.point, worst.metric, worst.measured, base.profile, worst.fitted)
     rest = Left.of(places, -misses(z), LEAST_NOISE)
@@ -263,6 +266,15 @@ def _calibrated(points: Sequence[MeasuredPoint], base: Base, loops: Mapping[int,
     evidence = -0.5 * float(((white @ misses(z)) ** 2).sum() / scale + ((z / spreads) ** 2).sum() + told)
     evidence -= 0.5 * len(wanted) * float(np.log(scale))
     return Calibration(base, names, z, covariance, noise, tuple(residuals), loops, rest, slopes, scale, evidence)
+
+
+def _far(wanted: Sequence[tuple[MeasuredPoint, Metric, float]], misses: Floats) -> bool:
+    """Whether rows are of another machine than the base: as told by those without drafts, where there are some; drafters
+    take longer for reasons that no base has."""
+    plain = np.array([point.policy == NO_DRAFTER for point, *_ in wanted])
+    if not plain.any():
+        return float(np.sqrt(np.mean(misses**2))) > _CLOSE
+    return bool(np.sqrt(np.mean(misses[plain] ** 2)) > _CLOSE or np.sqrt(np.mean(misses**2)) > _CLOSE_DRAFTING)
 
 
 def _another(point: MeasuredPoint, metric: Metric, measured: float, profile: Profile, closest: float) -> InputError:
