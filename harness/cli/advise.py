@@ -92,7 +92,7 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
     from simulator.drafter_kinds import KINDS
 
     kind = _kind(drafter)
-    server = read_server(files, watcher)
+    server = read_server(files, watcher, kind)
     if kind and server.kind in KINDS and one_hot(kind) != one_hot(server.kind):  # engines serve MTP as EAGLE: no further
         raise InputError(f"--drafter {drafter}: the files' server drafts with {server.settings.method}")
     if not server.speculates and server.settings.gamma:
@@ -119,13 +119,13 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
     return advice_of(server, acceptance, kind, costs)
 
 
-def read_server(files: Sequence[Path], watcher: Watcher) -> Server:
-    """What files say of one server. Raises InputError."""
+def read_server(files: Sequence[Path], watcher: Watcher, named: str = "") -> Server:
+    """What files say of one server, whose drafter is of the kind that is `named`. Raises InputError."""
     from harness.served.server import together
     from harness.served.sources.registry import read_files
 
     watcher.doing("reading")
-    return together(*read_files(files, told_by(watcher)))
+    return together(*read_files(files, told_by(watcher)), named)
 
 
 def told_by(watcher: Watcher) -> Callable[[Path, int, int], None]:
@@ -147,7 +147,7 @@ def _kind(drafter: str | None) -> str:
 def _checked(check: Sequence[Path], advice: Advice, watcher: Watcher) -> Any:
     from harness.served.check import check as check_of
 
-    return check_of(advice, read_server(check, watcher))
+    return check_of(advice, read_server(check, watcher, advice.kind))
 
 
 def flags_of(advice: Advice) -> str:
@@ -312,13 +312,13 @@ def _speed(advice: Advice) -> str:
     if server.coverage is None:
         return f"{draft}; no file says in how many steps something is drafted"
     step = per_step(a, a.gamma)
-    always = server.coverage > 0.97  # else steps of a baseline count in what was seen
-    seen = server.tokens_per_step if server.tokens_per_step and (always or a.coverage <= 0.97) else step.value
+    alike = server.coverage > 0.97 * a.coverage
+    seen = server.tokens_per_step if server.tokens_per_step and alike else step.value  # without steps that it was off in
+    when = "" if alike else "while it drafts, "
     if a.coverage > 0.97:
-        when = "" if always else "while it drafts, "
         return f"{draft}; {when}nearly every step of a request has one: {seen:.2f} tokens a step"
     return (
-        f"{draft}, but only {a.coverage:.0%} of a request's steps have one: it gets {seen:.2f} tokens a step "
+        f"{draft}, but {when}only {a.coverage:.0%} of a request's steps have one: it gets {seen:.2f} tokens a step "
         f"({step.low:.2f} to {step.high:.2f}), and that is what drafting can make faster, not {length.value:.2f}"
     )
 

@@ -36,6 +36,8 @@ WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
 _ALWAYS: Final = 0.97
 """A share of steps that is nearly every one."""
+_HALF: Final = 0.5
+"""Of a stretch's steps: with more drafts are more often on than not."""
 _SHARES: Final = 20
 """Loads that stand for all that ran."""
 _CURVE: Final = 33
@@ -343,7 +345,7 @@ def served_step(server: Server, acceptance: Acceptance) -> Estimate:
     whole = value = acceptance.tokens(acceptance.gamma)
     if acceptance.shortener == "engine":
         value = 1 + acceptance.coverage * (server.length - 1)
-    apart = (server.coverage or 0.0) <= _ALWAYS < acceptance.coverage
+    apart = (server.coverage or 0.0) < _ALWAYS * acceptance.coverage
     return scaled((not apart and server.tokens_per_step) or value, whole, drawn)
 
 
@@ -388,6 +390,7 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
             f"whether no drafts at all would be faster, and above how many requests: {incomparable(server)}; "
             f"{_to_know_off(server, kind)}"
         )
+    said += _of_switched(server, costs, kind)
     if untold := _untold_lengths(server, acceptance, kind):
         said.append(untold)
     elif acceptance.shortener == "drafter" and not any(one.verified for one in server.told_apart):
@@ -407,6 +410,23 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
         said.append("acceptance by position: only an average is in the files; all positions are taken to be alike")
     if server.coverage is None:
         said.append("in how many steps nothing is proposed: a draft is taken for every step")
+    return said
+
+
+def _of_switched(server: Server, costs: Costs, kind: str) -> list[str]:
+    """What is not told where drafts came and went, in words."""
+    said, ran = list[str](), _ran(server)
+    off = [running for running in ran if server.served_k(running) == 0]
+    if off and len(off) < len(ran) and not costs.knows_off:
+        said.append(
+            f"what any K would give where nothing was drafted, {len(off) / len(ran):.0%} of the time (at {min(off)} to "
+            f"{max(off)} running): gains are of the other loads alone"
+        )
+    if not kind and server.proposing < 1 and len({one.drafting > _HALF for one in server.intervals}) > 1:
+        said.append(
+            "whether drafts were switched off at some loads, or the drafter found nothing to propose: no file names the "
+            "drafter, and the latter is taken; name it with --drafter"
+        )
     return said
 
 

@@ -39,6 +39,12 @@ _TOO_MUCH: Final = 1.1
 """What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+_SILENT: Final = 0.25
+"""A share of stretches without a draft that says that the drafter finds little, and is not switched off."""
+_MISSED: Final = 100
+"""Drafts that are missing where it is switched off, were it on: with fewer it may have found none."""
+_BESIDE: Final = 0.15
+"""A share of a load by which what ran at the ends of a stretch may be off its mean."""
 _WHOLLY: Final = 0.85
 """A share of a stretch's steps with drafts: with less drafting was switched within. First tokens come from no such step."""
 _ROUNDED: Final = 0.011
@@ -82,6 +88,8 @@ class Server:
     prompt_tokens: float | None
     output_tokens: float | None
     notes: tuple[str, ...]
+    named: str = ""
+    """The kind of its drafter, by who asks."""
 
     @property
     def speculates(self) -> bool:
@@ -90,8 +98,8 @@ class Server:
 
     @property
     def kind(self) -> str:
-        """The kind of drafter, as Specyard calls it; empty where no file says."""
-        return kind_of_method(self.settings.method)
+        """The kind of drafter, as Specyard calls it; as it was named where no file says it, else empty."""
+        return kind_of_method(self.settings.method) or self.named
 
     @property
     def _stretches(self) -> tuple[Interval, ...]:
@@ -99,21 +107,38 @@ class Server:
 
     @property
     def proposing(self) -> float:
-        """Share of requests' steps with a proposal while drafting is on. A drafter that always proposes may have been
-        switched off at some loads: then stretches with drafts say it, those left out in which it was switched; n-gram
-        look-up may find nothing at any."""
+        """Share of requests' steps with a proposal while drafting is on: all, of a drafter that always proposes; of one that
+        may be silent, as it was at the loads at which it is asked."""
         shares = [one.drafting for one in self.intervals if one.drafting]
-        if not one_hot(self.kind) and shares and (self._switched or statistics.median(shares) > _ALWAYS):
+        if self.always_proposes or (not self.may_be_silent and shares and statistics.median(shares) > _ALWAYS):
             return 1.0
-        if self.coverage is None or self.coverage > _ALWAYS:
-            return 1.0
-        return self.coverage
+        found = self.coverage
+        if (most := self.drafts_to) is not None:
+            on = [one for one in self._stretches if one.running <= most]
+            inside = [one for one in on if one.running < most - _beside(most)] or on
+            if steps := sum(one.request_steps for one in inside):
+                found = sum(one.drafts.drafts for one in inside if one.drafts is not None) / steps
+        return 1.0 if found is None or found > _ALWAYS else found
 
     @property
-    def _switched(self) -> bool:
-        """Whether drafts come and go with the load, of a drafter that always proposes where it is asked."""
-        told = any(k == 0 for *_, k in self.settings.table)
-        return (told or bool(self.plain)) and self.kind in KINDS and not self.may_be_silent
+    def drafts_to(self) -> float | None:
+        """Requests running up to which drafts are asked for; None where they are at every load, as far as files say. By the
+        table, else as stretches have it: none with more has a draft, though so many steps would, and most with fewer do."""
+        if off := [first for first, _, k in self.settings.table if k == 0]:
+            return min(off) - 1.0
+        most = max((one.running for one in self.intervals if one.drafting), default=0.0)
+        above = [one.request_steps for one in self.plain if one.running > most]
+        below = [one for one in self._stretches if one.running <= most]
+        drafts, steps = (sum(values) for values in (
+            [one.drafts.drafts for one in below if one.drafts is not None], [one.request_steps for one in below]
+        ))  # fmt: skip
+        silent = sum(not one.drafting for one in below) > _SILENT * len(below)
+        return most if len(above) >= _NEAR and not silent and sum(above) * drafts > _MISSED * steps else None
+
+    @property
+    def always_proposes(self) -> bool:
+        """Whether the drafter is known to propose in every step in which it is asked."""
+        return self.kind in KINDS and not self.may_be_silent
 
     @property
     def may_be_silent(self) -> bool:
@@ -131,10 +156,12 @@ class Server:
     def served_k(self, running: float) -> int:
         """K as it was served with so many requests running: 0 where it was switched off."""
         for first, last, k in self.settings.table:
-            if first <= running <= last:
+            if first <= round(running) <= last:
                 return min(k, self.gamma)
+        if (most := self.drafts_to) is not None and running > most:
+            return 0
         near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
-        if self.proposing == 1 and self.plain and sum(one.drafting for one in near) < len(near) / 2:
+        if self.proposing == 1 and near and sum(one.drafting for one in near) < len(near) / 2:
             return 0
         sizes = [size for one in near if one.drafts is not None and (size := length_of(one.drafts, self.gamma))]
         return statistics.median_low(sizes) if sizes and self.shortener == "engine" else self.gamma
@@ -162,8 +189,9 @@ def kind_of_method(method: str) -> str:
     return "eagle3" if word in ("eagle", "eagle3") else word
 
 
-def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> Server:
-    """All observations as of one server. Raises InputError where they cannot be of one."""
+def together(observations: Sequence[Observation], said: Sequence[str] = (), named: str = "") -> Server:
+    """All observations as of one server, whose drafter is `named` by who asks. Raises InputError where they cannot be of
+    one."""
     settings = Settings()
     for one in sorted(observations, key=lambda one: not one.settings.method):
         _check_same(settings, one)
@@ -174,7 +202,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
     if drafting:
         gamma = _shared_gamma(drafting, settings)
         _check_lengths(drafting, gamma)
-        by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method)))
+        by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method) or named))
         notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
         notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED) or LEFT_OUT in note]
         notes += [*_checked(drafting), *_averages_differ(drafting)]
@@ -215,11 +243,11 @@ def together(observations: Sequence[Observation], said: Sequence[str] = ()) -> S
         context_capacity=next((one.context_capacity for one in observations if one.context_capacity), None),
         context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,
         output_tokens=output,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(notes)), named=named,
     )  # fmt: skip
     return replace(
         server, notes=(*_of_short_drafts(server), *server.notes),
-        intervals=tuple(replace(i, steady=False) if _is_mixed(i, server) else i for i in server.intervals),
+        intervals=tuple(replace(i, steady=False, step_s=None) if _is_mixed(i, server) else i for i in server.intervals),
     )  # fmt: skip
 
 
@@ -235,10 +263,18 @@ def _is_baseline(one: Observation) -> bool:
 
 def _is_mixed(one: Interval, server: Server) -> bool:
     """Whether drafting was switched, or K was changed, within a stretch: its mean step is none that ever ran."""
-    if one.drafts is None or server.may_be_silent or server.proposing < 1:
+    if one.drafts is None:
         return False
+    if server.may_be_silent or server.proposing < 1:
+        most = server.drafts_to
+        return most is not None and abs(one.running - most) <= _beside(most)
     changed = server.shortener == "engine" and length_of(one.drafts, server.gamma) is None
-    return changed or (bool(server.plain) and one.drafting < _WHOLLY)
+    return changed or one.drafting < _WHOLLY
+
+
+def _beside(most: float) -> float:
+    """So near a load at which drafting is switched some of a stretch may lie on the other side."""
+    return max(1.0, _BESIDE * most)
 
 
 def _of_short_drafts(server: Server) -> list[str]:

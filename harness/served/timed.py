@@ -61,8 +61,12 @@ class Seen:
     misfit: float
     """Root mean square of what the logarithms of steps are off by, load by load, that chance does not explain."""
     off: Floats
-    """What the form of it is off by where k was served, at other k, and at loads that did not run, in standard deviations,
-    [draws, 3]."""
+    """What the form of it is off by where k was served, at other k, at loads that did not run with drafts, and at those that
+    did not without, in standard deviations, [draws, 4]."""
+    with_drafts: tuple[float, float]
+    """Running requests of the steps with drafts, fewest and most."""
+    without: tuple[float, float]
+    """The same of those without."""
     turns: Floats
     """Tokens, more than in any pass that was timed, at which a pass may turn from memory to arithmetic, [draws]."""
     knows_off: bool = True
@@ -80,7 +84,10 @@ class Seen:
         size, (near, apart) = running * (1 + self.coverage * float(self.drafted[k])), _OFF_BETWEEN
         gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
         between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
-        widths = (share * self.misfit, between * 4 * share * (1 - share), share * _off_beyond(running, self.loads))
+        widths = (
+            share * self.misfit, between * 4 * share * (1 - share), share * _off_beyond(running, self.with_drafts),
+            (1 - share) * _off_beyond(running, self.without),
+        )  # fmt: skip
         far = np.sum([width * off for width, off in zip(widths, self.off.T, strict=True)], axis=0)
         return np.asarray(seconds * np.exp(far), np.float64)
 
@@ -208,7 +215,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
     misfit = _misfit(
         np.array(loads), np.arange(len(passes)) < len(with_drafts), np.log(took_s / (design @ np.median(fits, 0)))
     )
-    off = rng.standard_normal((DRAWS, 3))
+    off = rng.standard_normal((DRAWS, 4))
+    ends = [(min(own), max(own)) for own in ([max(one.running, 1e-3) for one in some] for some in (with_drafts, without))]
     return Seen(
         np.tile(fits, (4, 1)),
         hinges,
@@ -220,6 +228,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         basis,
         misfit,
         off,
+        ends[0],
+        ends[1],
         _turns(max(sizes), len(fits) * 4, np.random.default_rng([seed, 29])),
     )
 

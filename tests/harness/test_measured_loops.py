@@ -97,7 +97,7 @@ def test_arrivals_are_a_queue_that_shares_the_server(rate: float, kind: str, tmp
         seconds=240 + 4000 / rate, prompt_tokens=200, output_tokens=150, limits=EngineLimits(request_cap=1024), ramp=0.25,
     )  # fmt: skip
     found = simulate(setup, recorded_of(point))
-    assert loop.value("tpot_mean_ms", factors, 1) == pytest.approx(1e3 * found.means["tpot"], rel=0.05)
+    assert loop.value("tpot_mean_ms", factors, 1) == pytest.approx(1e3 * found.means["tpot"], rel=0.08)
     assert loop.value("output_tok_s", factors, 1) == pytest.approx(found.throughput.value, rel=0.08)
 
 
