@@ -144,7 +144,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     gamma, most_known = acceptance.gamma, max(acceptance.known, 1)
     least = 0 if costs.knows_off else 1
     served, looked = _loads(server, costs)
-    ran = _ran(server)
+    ran = ran_at(server)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked, *ran])}
     own = {r: min(server.served_k(r), most_known) for r in speeds}
     if max(own.values()) < least:  # it mostly drafted nothing at any load: what is weighed is where it did
@@ -170,7 +170,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
     differing = len({one.best if one.sure else one.as_served for one in at}) > 1 and any(one.sure for one in at)
     if differing and _takes_rows(server, kind):
-        by_batch = mean(lambda r: _k_at(rows, r)) / before - 1
+        by_batch = mean(lambda r: k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         beyond = k is None and any(one.sure and not one.served for one in at)
         if beyond or (more.value > WORTH and more.low > -WORTH / 2):
@@ -188,7 +188,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     )  # fmt: skip
 
 
-def _ran(server: Server) -> list[int]:
+def ran_at(server: Server) -> list[int]:
     """Running requests at evenly spaced shares of the time that was served."""
     if ran := server.running:
         shares = (np.arange(_SHARES) + 0.5) / _SHARES
@@ -203,7 +203,7 @@ def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
         served = [max(1, round(float(np.quantile(ran, q)))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
         most = max(ran)
     else:
-        served = _ran(server)
+        served = ran_at(server)
         most = max(served)
     if not costs.knows_off:
         return served, sorted({load for load in _LOADS if load <= most} | {max(1, round(most))})
@@ -261,7 +261,8 @@ def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:
     return tuple(rows)
 
 
-def _k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
+def k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
+    """K of a table with so many requests running."""
     return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])
 
 
@@ -311,7 +312,7 @@ def _expected_of(
     most = max(k for _, _, k in rows)
     drafts, positions, value = np.zeros(1), np.zeros((most, 1)), np.zeros(most + 1)
     for running, n in weights.items():
-        k = _k_at(rows, running)
+        k = k_at(rows, running)
         often = n * running / costs.seconds(k, running)
         size = min(len(often), len(acceptance.survivals))
         own, mean = often[:size], float(np.median(often))
@@ -415,7 +416,7 @@ def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> 
 
 def _of_switched(server: Server, costs: Costs, kind: str) -> list[str]:
     """What is not told where drafts came and went, in words."""
-    said, ran = list[str](), _ran(server)
+    said, ran = list[str](), ran_at(server)
     off = [running for running in ran if server.served_k(running) == 0]
     if off and len(off) < len(ran) and not costs.knows_off:
         said.append(

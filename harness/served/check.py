@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.served.acceptance import acceptance_of
-from harness.served.advice import FEWEST, Advice, Estimate, per_draft, rows_told, scaled
+from harness.served.advice import FEWEST, Advice, Estimate, k_at, per_draft, ran_at, rows_told, scaled
 from harness.served.observed import Interval
 from harness.served.server import Server
 from simulator.numbers import counted
@@ -90,8 +90,20 @@ def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -
         bad.append(f"K is {later.gamma} in the later files, and {advice.k} was to be kept: they are of another setting")
     elif later.gamma != advice.k:
         bad.append(f"K is {later.gamma} in the later files, and was to be {advice.k}: the change was not made")
+    elif advice.rows and not later.settings.table and (otherwise := _otherwise(advice.rows, later)):
+        bad.append(
+            f"at {otherwise[0]} to {otherwise[-1]} running the later files have another K than the table that was advised "
+            f"({rows_told(advice.rows)}): the change was not made"
+        )
     elif advice.rows and later.settings.table and later.settings.table != advice.rows:
         bad.append(f"the later table of K by batch size is {list(map(list, later.settings.table))}, not what was advised")
+
+
+def _otherwise(rows: Sequence[tuple[int, int, int]], later: Server) -> list[int]:
+    """Loads that ran, rising, of which files have another K than a table, where that is most of the time; else none."""
+    ran = ran_at(later)
+    found = [running for running in ran if k_at(rows, running) != later.served_k(running)]
+    return found if len(found) > len(ran) / 2 else []
 
 
 def _check_length(advice: Advice, later: Server, bad: list[str], unsure: list[str], good: list[str]) -> Estimate:

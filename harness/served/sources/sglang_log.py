@@ -23,6 +23,10 @@ _STARTED: Final = "server_args=ServerArgs("
 _SAYS: Final = re.compile(r"\[\d{4}-\d\d-\d\d[T ][\d:.,]+(?: \w+)*\]|Decode batch|" + re.escape(_STARTED))
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _RANK: Final = re.compile(r"\[\d{4}-\d\d-\d\d[T ][\d:.,]+((?: \w+)*)\]")
+_ROUNDING: Final = 0.03
+"""What averages and rates of a line are off by, rounded as they are, and over a few requests' last, shorter drafts."""
+_CONTRADICT: Final = 5
+"""Lines that are of another K than the server was started with, beyond which it changes while it runs."""
 _EVERY: Final = 40
 """Decoding steps between two lines, unless the server is told otherwise."""
 _MORE: Final = 1.5
@@ -80,6 +84,8 @@ def _read(parts: Sequence[Part]) -> Observation:
     gamma = settings.gamma
     if drafts.drafts and not gamma:
         gamma = drafted_tokens(rates, 0.00501)
+    if settings.gamma and sum(not _is_of(settings.gamma, length, rate) for length, rate in rates) >= _CONTRADICT:
+        raise k_changes(files[0])
     notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
     if restarts:
         notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
@@ -142,6 +148,11 @@ def drafted_tokens(seen: Sequence[tuple[float, float]], rounded: float, kinds: S
         if all(abs(length - 1 + held - (k + held) * rate) <= rounded * (1 + k + held) for length, rate in some)
     }
     return next(iter(found)) if some and len(found) == 1 else None
+
+
+def _is_of(gamma: int, length: float, rate: float) -> bool:
+    """Whether a line's average and rate are of K, as either version has the rate; see `drafted_tokens`."""
+    return any(abs(length - 1 + held - (gamma + held) * rate) <= _ROUNDING * (1 + gamma + held) for held in (0, 1))
 
 
 def k_changes(file: str) -> InputError:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
 from harness.served.sources.prometheus import Counts, Scrape, Window, begins, remarks, together, windows
-from harness.served.sources.sglang_log import drafted_tokens
+from harness.served.sources.sglang_log import drafted_tokens, k_changes
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -121,6 +121,8 @@ def _counted(
 def _gamma(scrapes: Sequence[Scrape]) -> int | None:
     """K: one less than the tokens of a verified block, the anchor among them; else by length and rate."""
     blocks = [v for s in scrapes if (v := s.positive("sglang:spec_num_draft_tokens")) is not None]
+    if len(set(blocks)) > 1:
+        raise k_changes(scrapes[0].text.name)
     if blocks:
         return max(1, round(max(blocks)) - 1)
     return drafted_tokens(

@@ -87,12 +87,40 @@ class VllmLog:
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """An observation a server; see `servers`. Of servers that generated nothing, only how one was set, and only where no
         other did."""
-        logs, notes = servers(texts, re.compile(self.counts), _SAYS, _starts, stamp)
+        counts = re.compile(self.counts)
+        apart = _baselines(texts)
+        logs, notes = servers([text for text in texts if text not in apart], counts, _SAYS, _starts, stamp)
+        if apart:
+            more, said = servers(apart, counts, _SAYS, _starts, stamp)
+            logs, notes = [*logs, *more], [*notes, *said]
         found = [_read(own) for own in logs]
         known = [one for one in found if one.drafts is not None] or [one for one in found if one.settings != _UNKNOWN][-1:]
         if not known:
             raise InputError(f"{texts[0].name}: {'; '.join(dict.fromkeys(note for one in found for note in one.notes))}")
         return [replace(known[0], notes=(*known[0].notes, *notes)), *known[1:]]
+
+
+def _baselines(texts: Sequence[Text]) -> list[Text]:
+    """Logs without their start and without a draft, of loads at which another of them drafts: they are of another server,
+    and no hours in which that was switched off by its load."""
+    drafting = [text for text in texts if "SpecDecoding metrics: " in text.text]
+    loads = [load for text in drafting for load in _loads(text, drafts=True)]
+    return [
+        text for text in texts
+        if loads and text not in drafting and not any(map(_starts, text.lines))
+        and (own := _loads(text)) and min(loads) <= statistics.median(own) <= max(loads)
+    ]  # fmt: skip
+
+
+def _loads(text: Text, *, drafts: bool = False) -> list[int]:
+    """What ran by its lines of load; by those alone that a line of acceptance follows."""
+    found = list[int]()
+    pairs = itertools.zip_longest(text.lines, text.lines[1:], fillvalue="")
+    for line, following in pairs:
+        load = _LOAD.search(line)
+        if load and int(load[5]) and (not drafts or "SpecDecoding metrics: " in following):
+            found.append(int(load[5]))
+    return found
 
 
 def _read(parts: Sequence[Part]) -> Observation:

@@ -23,6 +23,7 @@ from tests.harness.served.test_sources import (
     observed,
     trtllm_row,
 )
+from tests.harness.served.writing import sglang_log
 
 
 def state(length: float | None, **more: Any) -> dict[str, Any]:
@@ -281,3 +282,19 @@ def test_aiperfs_rows_of_several_k_are_refused_where_they_say_it(tmp_path: Path)
     assert observed(tmp_path, text()).settings.gamma == 3
     del told[0]["num_spec_tokens"]  # type: ignore[attr-defined]
     assert observed(tmp_path, text()).settings.gamma == 3
+
+
+def test_sglangs_k_that_changes_is_refused_without_its_word(tmp_path: Path) -> None:
+    """The gauge of drafted tokens says it, and so do lines whose average and rate are of other K than the start."""
+    for i, tokens in enumerate((8, 6, 8, 4)):
+        of = '{model_name="m"}'
+        (tmp_path / f"{i}.prom").write_text(
+            f"sglang:spec_num_draft_tokens{of} {tokens}\nsglang:spec_accept_length{of} 2.9\nsglang:num_running_reqs{of} 8\n"
+            f"sglang:generation_tokens_total{of} {1000 * (i + 1)}\n"
+        )
+    with pytest.raises(InputError, match="K changes while it runs"):
+        read_files(sorted(tmp_path.glob("*.prom")))
+    log = sglang_log([8] * 60, length=2.5, gamma=3)
+    assert observed(tmp_path, log).settings.gamma == 3
+    with pytest.raises(InputError, match="K changes while it runs"):
+        observed(tmp_path, log + sglang_log([8] * 20, length=1.8, gamma=1, begins="11:00:00").split("\n", 1)[1])

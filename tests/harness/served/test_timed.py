@@ -10,6 +10,7 @@ import pytest
 
 from harness.served.acceptance import Acceptance, acceptance_of, interval
 from harness.served.advice import advise
+from harness.served.costs import believed
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
@@ -114,13 +115,15 @@ def test_a_server_whose_k_changes_within_stretches(
         assert one.gain.low - 0.015 < gains[one.k] < one.gain.high + 0.015
 
 
+@pytest.mark.parametrize("begins", [True, False], ids=["from its start", "from the middle"])
 @pytest.mark.parametrize("stretches", [30, 240])
-def test_a_baseline_is_no_load_that_was_served(stretches: int, tmp_path: Path) -> None:
+def test_a_baseline_is_no_load_that_was_served(stretches: int, begins: bool, tmp_path: Path) -> None:
     """A log without speculation times steps, however long it is; what was served drafted at every load."""
     loads = [2 + 2 * min(i % 18, 18 - i % 18) for i in range(60)]
     (tmp_path / "with").write_text(vllm_log(FLAT, loads))
     without = [3 + 2 * min(i % 18, 18 - i % 18) for i in range(stretches)]
-    (tmp_path / "without").write_text(vllm_log(FLAT, without, k=lambda n: 0, method=""))
+    lines = vllm_log(FLAT, without, k=lambda n: 0, method="").replace("11-26 ", "11-27 ").splitlines(keepends=True)
+    (tmp_path / "without").write_text("".join(lines[0 if begins else 2 :]))
     server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
     acceptance = acceptance_of(server)
     costs = seen(server, "eagle3", acceptance)
@@ -147,3 +150,41 @@ def test_passes_beyond_those_that_were_timed_may_turn(knee: float, tmp_path: Pat
     assert costs is not None
     low, high = np.quantile(costs.seconds(3, 40) / costs.seconds(0, 40), [0.025, 0.975])
     assert low < truth.step_s(3, 40) / truth.step_s(0, 40) < high
+
+
+@pytest.mark.parametrize("truth", [FLAT, TURNING], ids=["flat", "turning"])
+def test_a_look_up_that_is_switched_off_by_load_finds_as_much_as_where_it_is_on(truth: Truth, tmp_path: Path) -> None:
+    """It finds drafts in four steps of ten up to 16 running: the steps above are none in which it found nothing."""
+    load = lambda s: round(21 + 19 * np.sin(s / 100))  # noqa: E731
+    text, gains = walked_log(truth, load, off, 3000, method="ngram", found=0.4)
+    (tmp_path / "a").write_text(text)
+    server = together(*read_files([tmp_path / "a"]))
+    assert server.drafts_to == pytest.approx(16, abs=1.5)
+    assert server.proposing == pytest.approx(0.4, abs=0.04)
+    assert (server.served_k(8), server.served_k(30)) == (3, 0)
+    acceptance = acceptance_of(server)
+    costs = seen(server, "ngram", acceptance)
+    assert costs is not None
+    for one in advise(server, acceptance, "ngram", costs).of_tokens:
+        assert one.gain.low - 0.02 < gains[one.k] < one.gain.high + 0.02
+
+
+def test_a_drafter_that_always_proposes_is_taken_for_one_where_it_is_named(tmp_path: Path) -> None:
+    """Files that name no drafter: it is asked for, and named it was switched off within their stretches."""
+    text, _ = walked_log(FLAT, lambda s: round(21 + 19 * np.sin(s / 3)), off, 3000)
+    (tmp_path / "a").write_text("".join(line + "\n" for line in text.splitlines() if "speculative_config" not in line))
+    found = read_files([tmp_path / "a"])
+    assert together(*found).proposing < 0.97
+    named = together(*found, "eagle3")
+    assert (named.kind, named.proposing) == ("eagle3", 1)
+
+
+def test_loads_without_drafts_that_are_not_compared_are_told(tmp_path: Path) -> None:
+    """They come and go within a few stretches, so that no step without drafts is timed at a load that drafts."""
+    text, _ = walked_log(FLAT, lambda s: round(21 + 19 * np.sin(s / 25)), off, 3000)
+    (tmp_path / "a").write_text(text)
+    server = together(*read_files([tmp_path / "a"]))
+    acceptance = acceptance_of(server)
+    assert seen(server, "eagle3", acceptance) is None
+    advice = advise(server, acceptance, "eagle3", believed(server, "eagle3", acceptance))
+    assert any("where nothing was drafted" in one for one in advice.cannot)

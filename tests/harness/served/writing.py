@@ -104,10 +104,12 @@ def _stretch(
 
 
 def walked_log(
-    truth: Truth, running: Callable[[float], int], k: Callable[[int], int], seconds: float, seed: int = 0
-) -> tuple[str, list[float]]:
+    truth: Truth, running: Callable[[float], int], k: Callable[[int], int], seconds: float, seed: int = 0, *,
+    method: str = "eagle3", found: float = 1.0,
+) -> tuple[str, list[float]]:  # fmt: skip
     """vLLM's log of a server whose load goes up and down, step by step, K by what runs: stretches end within rows of its
-    table. Beside it what 0, 1, …, K drafted at every load would give in tokens a second, over what was served."""
+    table. Beside it what 0, 1, …, K drafted at every load would give in tokens a second, over what was served. A look-up
+    finds drafts in a share of steps (`found`)."""
     rng, begin = np.random.default_rng(seed), datetime(2026, 11, 27, 2, 0, 0)
     gamma, now_s, until_s = len(truth.survival), 0.0, float(EVERY_S)
     alphas = np.array(truth.survival) / [1.0, *truth.survival[:-1]]
@@ -115,18 +117,27 @@ def walked_log(
     ideal, served = np.zeros(gamma + 1), 0.0
     lines = [
         "(APIServer pid=1) INFO 11-27 01:59:00 [api_utils.py:286] non-default args: {'model': 'Org/Model-8B', "
-        f"'speculative_config': {{'method': 'eagle3', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}",
+        f"'speculative_config': {{'method': '{method}', 'model': 'Org/Draft', 'num_speculative_tokens': {gamma}}}}}",
     ]
+
+    def step_s(k: int, n: int) -> float:
+        return (1 - found) * truth.step_s(0, n) + found * truth.step_s(k, n)
+
+    def tokens(k: int) -> float:
+        return 1 + found * (truth.tokens(k) - 1)
+
     while now_s < seconds:
         n = running(now_s)
-        own, left = k(n), n
-        step_s = truth.step_s(own, n)
+        own, left = k(n), 0
+        if own:
+            left = n if found == 1 else rng.binomial(n, found)
+        slots, drafts, drafted = slots + n, drafts + left, drafted + left * own
         for position in range(own):
             left = rng.binomial(left, alphas[position])
             at[position] += left
-        slots, drafts, drafted = slots + n, drafts + (n if own else 0), drafted + n * own
-        ideal += [step_s * n * truth.speed(one, n) for one in range(gamma + 1)]
-        served, now_s = served + n * truth.tokens(own), now_s + step_s
+        took_s = step_s(own, n)
+        ideal += [took_s * n * tokens(one) / step_s(one, n) for one in range(gamma + 1)]
+        served, now_s = served + n * tokens(own), now_s + took_s
         if now_s >= until_s:
             lines += _stretch(begin + timedelta(seconds=until_s), n, slots, drafts, drafted, at.tolist(), gamma)
             slots, drafts, drafted, at, until_s = 0, 0, 0, np.zeros(gamma, int), until_s + EVERY_S
