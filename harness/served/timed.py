@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ _REACH: Final = 2.0
 """Steps tell of loads up to so many times what ran."""
 LEAST_TIMED: Final = 20
 """Steps with their parts timed that say how long others take, at least."""
+_MOST: Final = 400
+"""Stretches with drafts, and without, that are fitted: more are taken together."""
 _ALIKE: Final = 1.25
 """Loads that are compared."""
 
@@ -193,7 +196,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
 
     if incomparable(server):
         return None
-    with_drafts, without = _timed(server)
+    timed = _timed(server)
+    with_drafts, without = map(_fewer, timed)
     coverage = acceptance.coverage
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     drafted, longest = acceptance.drafted, float(acceptance.drafted[-1])
@@ -211,7 +215,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
             len(with_drafts) + rng.integers(len(without), size=len(without)),
         ])  # fmt: skip
         fits[i], _ = nnls(design[some] / took_s[some, None], np.ones(len(some)))
-    basis = f"the log's own steps: {len(with_drafts)} stretches with drafts, {len(without)} without"
+    basis = f"the log's own steps: {len(timed[0])} stretches with drafts, {len(timed[1])} without"
     misfit = _misfit(
         np.array(loads), np.arange(len(passes)) < len(with_drafts), np.log(took_s / (design @ np.median(fits, 0)))
     )
@@ -242,6 +246,20 @@ def _turns(most: float, count: int, rng: np.random.Generator) -> Floats:
     below = ndtr(np.log(most / middle) / spread)
     ranks = np.clip(below + (1 - below) * rng.random(count), 0.0, 1 - 1e-12)
     return np.asarray(np.maximum(middle * np.exp(spread * ndtri(ranks)), most), np.float64)
+
+
+def _fewer(stretches: list[_Stretch]) -> list[_Stretch]:
+    """As many as are needed, each the mean of some of about one load and one K: a day of lines says no more of the form."""
+    if len(stretches) <= _MOST:
+        return stretches
+    ordered, size = sorted(stretches, key=lambda one: (one.k, one.running)), -(-len(stretches) // _MOST)
+    found = list[_Stretch]()
+    for k, alike in groupby(ordered, key=lambda one: one.k):
+        some = list(alike)
+        for own in (some[i : i + size] for i in range(0, len(some), size)):
+            means = np.mean([(one.running, one.seconds) for one in own], 0)
+            found.append(_Stretch(float(means[0]), float(means[1]), k))
+    return found
 
 
 def _misfit(loads: Floats, drafts: npt.NDArray[np.bool_], off: Floats) -> float:

@@ -66,7 +66,7 @@ def _read(parts: Sequence[Part]) -> Observation:
     lines, restarts = _since_start(joined(parts, _SAYS, stamp))
     settings, every = _settings(files[0], lines)
     intervals, cut, told = list[Interval](), 0, list[tuple[str, float]]()
-    rates = list[tuple[float, float]]()
+    rates, eager = list[tuple[float, float]](), list[int]()
     for line in (line for line in lines if "Decode batch" in line):
         head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
         if head is None or rate is None:
@@ -75,6 +75,7 @@ def _read(parts: Sequence[Part]) -> Observation:
         running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
         if running and tokens_s > 0 and tokens >= 1:
             intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
+            eager += [len(intervals) - 1] * ("cuda graph: False" in line)
             told.append((line, intervals[-1].seconds))
             rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
     if not intervals:
@@ -87,6 +88,7 @@ def _read(parts: Sequence[Part]) -> Observation:
     if settings.gamma and sum(not _is_of(settings.gamma, length, rate) for length, rate in rates) >= _CONTRADICT:
         raise k_changes(files[0])
     notes = [f"averages of {every} decoding steps a line, the bonus token included; no positions"]
+    intervals = _inside_graphs(intervals, set(eager), notes)
     if restarts:
         notes.append(f"the server was started {counted(restarts + 1, 'time')}: what came after the last counts")
     if cut:
@@ -124,6 +126,18 @@ def _interval(running: int, tokens_s: float, tokens: float, every: int, *, draft
         seconds=every * each_s, running=running, steady=True, generated_tok_s=tokens_s, drafts=drafts, plain=not drafting,
         step_s=each_s,
     )  # fmt: skip
+
+
+def _inside_graphs(intervals: list[Interval], eager: set[int], notes: list[str]) -> list[Interval]:
+    """The stretches, of which those outside of CUDA graphs time no step where others are inside: no curve has both."""
+    if not 0 < len(eager) < len(intervals):
+        return intervals
+    least = min(intervals[i].running for i in eager)
+    notes.append(
+        f"{counted(len(eager), 'line')} of steps outside of CUDA graphs, from {least:.0f} running on, {LEFT_OUT} of what "
+        "steps take: there every K costs more than is told"
+    )
+    return [replace(one, steady=False, step_s=None) if i in eager else one for i, one in enumerate(intervals)]
 
 
 def _since_start(lines: list[str]) -> tuple[list[str], int]:

@@ -298,3 +298,15 @@ def test_sglangs_k_that_changes_is_refused_without_its_word(tmp_path: Path) -> N
     assert observed(tmp_path, log).settings.gamma == 3
     with pytest.raises(InputError, match="K changes while it runs"):
         observed(tmp_path, log + sglang_log([8] * 20, length=1.8, gamma=1, begins="11:00:00").split("\n", 1)[1])
+
+
+def test_sglangs_steps_outside_of_graphs_time_nothing_beside_those_inside(tmp_path: Path) -> None:
+    log = sglang_log([8] * 30 + [40] * 30)
+    lines = [
+        line.replace("cuda graph: True", "cuda graph: False") if "req: 40" in line else line for line in log.splitlines()
+    ]
+    one = observed(tmp_path, "\n".join(lines) + "\n")
+    assert {stretch.running for stretch in one.intervals if stretch.each_s is not None} == {8}
+    assert any("30 lines of steps outside of CUDA graphs, from 40 running on" in note for note in together([one]).notes)
+    for whole in (log, log.replace("cuda graph: True", "cuda graph: False")):
+        assert all(stretch.each_s is not None for stretch in observed(tmp_path, whole).intervals)
