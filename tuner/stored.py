@@ -18,7 +18,7 @@ from simulator.decision import Decision
 from simulator.load import Load
 from simulator.plan import StudyPlan
 from simulator.policies import NO_DRAFTER
-from simulator.records import Recording
+from simulator.records import SERVED, Recording
 from tuner.trial import closest, read_trials
 
 
@@ -112,6 +112,7 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True):
             "profile": self.hardware,
             "target": self.target,
             "synthesised": self.synthesised,
+            "label": SERVED if self.served else None,
             "loads": {str(load): found.content() for load, found in self.loads.items()},
         }
 

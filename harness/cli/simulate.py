@@ -187,23 +187,22 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     with store.reading() as connection:
         decided, contrasted = decisions(connection, sweep_id), read_contrasts(connection, sweep_id)
         rows = [] if as_json else read_simulations(connection, sweep_id)
+    run = store.run(sweep["run_id"])
+    served = run["prompt_source"] == "served"
     if as_json:
         compared = [one.row() for one in contrasted]
         told_as = {str(load): decision.row() for load, decision in decided.items()}
-        print_json(
-            "sweep",
-            {"sweep": sweep, "simulations": store.simulations(sweep_id), "contrasts": compared, "decisions": told_as},
-        )
+        found = {"simulations": store.simulations(sweep_id), "contrasts": compared, "decisions": told_as}
+        print_json("sweep", {"sweep": sweep, "label": SERVED if served else None, **found})
         return
     plan = read_plan(sweep["plan"], SweepPlan)
     console = plain_console()
-    run = store.run(sweep["run_id"])
     head = " · ".join(filter(None, (f"sweep {sweep_id}", f"run {sweep['run_id']}", drafts_of(run, plan.drafting))))
     shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.profile.gpus * plan.replicas > 1 else ""
     say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}")
     if sweep["finished_at"] is None:
         say(console, "this sweep is not finished: what follows is what it has so far")
-    if run["prompt_source"] == "served":
+    if served:
         say(console, SERVED)
     loads = list(dict.fromkeys(r.load for r in rows))
     if len(loads) == 1:

@@ -167,7 +167,12 @@ def _each(requests: Sequence[ServedRequest], gamma: int, tries: Tries | None) ->
         at = np.array(one.drafts.accepted_at[:gamma])
         accepted[i, 1 : len(at) + 1] = np.cumsum(at)
         accepted[i, len(at) + 1 :] = at.sum()
-    return np.asarray(1 + accepted / np.maximum([[one.steps] for one in requests], 1), np.float64)
+    steps = np.maximum([[one.steps] for one in requests], 1)
+    each = 1 + accepted / steps
+    # What an end has cut counts as accepted: whole drafts give what the request got, shorter ones lose less to it.
+    got = np.array([[max(one.output_tokens - 1, 1)] for one in requests]) / steps
+    lost = np.clip(1 - got / each[:, -1:], 0.0, 1.0)
+    return np.asarray(each * (1 - lost * (each - 1) / np.maximum(each[:, -1:] - 1, 1e-9)), np.float64)
 
 
 def _each_tried(requests: Sequence[ServedRequest], gamma: int, tries: Tries) -> Floats:

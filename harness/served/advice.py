@@ -37,7 +37,7 @@ WORTH: Final = 0.01
 _ALWAYS: Final = 0.97
 """A share of steps that is nearly every one."""
 _HALF: Final = 0.5
-"""Of a stretch's steps: with more drafts are more often on than not."""
+"""A share of a stretch's steps with more than which drafts are more often on than not."""
 _SHARES: Final = 20
 """Loads that stand for all that ran."""
 _CURVE: Final = 33

@@ -249,7 +249,7 @@ def _turns(most: float, count: int, rng: np.random.Generator) -> Floats:
 
 
 def _fewer(stretches: list[_Stretch]) -> list[_Stretch]:
-    """As many as are needed, each the mean of some of about one load and one K: a day of lines says no more of the form."""
+    """No more than are needed, each the mean of some of about one load and one K: a day of lines tells no more."""
     if len(stretches) <= _MOST:
         return stretches
     ordered, size = sorted(stretches, key=lambda one: (one.k, one.running)), -(-len(stretches) // _MOST)

@@ -110,6 +110,8 @@ def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Pa
     done = run("simulate", "latest", *small, "--decision-draws", "0", *out)
     assert done.exit_code == 0, done.output
     assert "estimated from served rounds" in done.stdout
+    told = run("simulate", "latest", *small, "--decision-draws", "0", "--json", *out)
+    assert json.loads(told.stdout)["label"] == "estimated from served rounds"
     assert run("report", "latest", *out).exit_code == 0
     page = next((tmp_path / "runs").glob("*/report.html")).read_text()
     assert "estimated from served rounds" in page.lower()
