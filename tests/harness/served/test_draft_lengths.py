@@ -18,7 +18,7 @@ from harness.cli.app import app
 from harness.served.acceptance import Acceptance, acceptance_of, interval
 from harness.served.draft_lengths import length_of, shares_of_length
 from harness.served.kept import traces_of
-from harness.served.observed import Drafts
+from harness.served.observed import Drafts, Observation, ServedRequest, Settings, of_rounds, pooled
 from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
 from simulator.policies import PolicySpec
@@ -323,3 +323,21 @@ def test_tokens_a_step_are_those_that_were_counted(folder: str, tokens: float) -
     assert step["value"] == pytest.approx(tokens, abs=1e-4)
     assert step["low"] <= step["value"] <= step["high"]
     assert f"{tokens:.2f} tokens a step" in CliRunner().invoke(app, ["advise", *scrapes]).stdout
+
+
+def test_whole_drafts_of_short_answers_give_what_those_got() -> None:
+    """An end cuts the last draft, all of which counts as accepted: tokens a step were 9 % too many."""
+    rng, gamma, requests = np.random.default_rng(3), 7, list[ServedRequest]()
+    for _ in range(60):
+        ease, tokens, rounds = rng.beta(2, 2), int(rng.integers(3, 16)), list[int]()
+        while sum(rounds) + len(rounds) < tokens - 1:
+            rounds.append(int(np.argmin([*(rng.random(gamma) < ease), False])))
+        drafts = of_rounds(rounds, [gamma] * len(rounds), gamma)
+        requests.append(ServedRequest(output_tokens=tokens, drafts=drafts, rounds=tuple(rounds)))
+    told = Observation(
+        source="made", files=("made",), settings=Settings(engine="vLLM", method="eagle3", gamma=gamma, speculates=True),
+        drafts=pooled([one.drafts for one in requests]), told_apart=tuple(requests), requests=len(requests),
+        generated=sum(one.output_tokens for one in requests), request_steps=sum(len(one.rounds) for one in requests),
+    )  # fmt: skip
+    whole = sum(one.output_tokens - 1 for one in requests) / sum(len(one.rounds) for one in requests)
+    assert acceptance_of(together([told])).tokens(gamma) == pytest.approx(whole, rel=1e-6)
