@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -53,7 +55,7 @@ _NEAR: Final = 9
 """Stretches that say what was served at a load."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Server:
     """One server, as its files have it."""
 
@@ -101,11 +103,15 @@ class Server:
         """The kind of drafter, as Specyard calls it; as it was named where no file says it, else empty."""
         return kind_of_method(self.settings.method) or self.named
 
-    @property
+    @cached_property
     def _stretches(self) -> tuple[Interval, ...]:
         return (*self.intervals, *self.plain) if self.gamma else self.plain
 
-    @property
+    @cached_property
+    def _by_load(self) -> list[Interval]:
+        return sorted(self._stretches, key=lambda one: one.running)
+
+    @cached_property
     def proposing(self) -> float:
         """Share of requests' steps with a proposal while drafting is on: all, of a drafter that always proposes; of one that
         may be silent, as it was at the loads at which it is asked."""
@@ -120,7 +126,7 @@ class Server:
                 found = sum(one.drafts.drafts for one in inside if one.drafts is not None) / steps
         return 1.0 if found is None or found > _ALWAYS else found
 
-    @property
+    @cached_property
     def drafts_to(self) -> float | None:
         """Requests running up to which drafts are asked for; None where they are at every load, as far as files say. By the
         table, else as stretches have it: none with more has a draft, though so many steps would, and most with fewer do."""
@@ -145,7 +151,7 @@ class Server:
         """Whether the drafter, or the engine for it, may propose nothing in a step though it is asked."""
         return finds_lengths(self.kind) or self.settings.engine == "llama.cpp" or self.settings.adaptive
 
-    @property
+    @cached_property
     def shortener(self) -> Shortener:
         """Who made drafts shorter than K."""
         return shortener_of(
@@ -160,13 +166,15 @@ class Server:
                 return min(k, self.gamma)
         if (most := self.drafts_to) is not None and running > most:
             return 0
-        near = sorted(self._stretches, key=lambda one: abs(one.running - running))[:_NEAR]
+        at = bisect_left(self._by_load, running, key=lambda one: one.running)
+        beside = self._by_load[max(at - _NEAR, 0) : at + _NEAR]
+        near = sorted(beside, key=lambda one: abs(one.running - running))[:_NEAR]
         if self.proposing == 1 and near and sum(one.drafting for one in near) < len(near) / 2:
             return 0
         sizes = [size for one in near if one.drafts is not None and (size := length_of(one.drafts, self.gamma))]
         return statistics.median_low(sizes) if sizes and self.shortener == "engine" else self.gamma
 
-    @property
+    @cached_property
     def running(self) -> tuple[float, ...]:
         """Requests that ran, by stretches in which some did, each as often as it is long."""
         return tuple(sorted(one.running for one in self._stretches if one.running >= 0.5))
