@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from harness.hardware.terms import CAPTURED_SIZES
 from simulator.averages import Averages, numbers
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -80,8 +81,6 @@ _CALLED: Final = {
 _BY_REQUESTS: Final = re.compile(r"\b(?:sglang|tensorrt-llm|trt-llm|trtllm|atom)\b", re.IGNORECASE)
 """Engines that capture passes by their requests, however many tokens each has."""
 _BY_TOKENS: Final = re.compile(r"\bvllm\b", re.IGNORECASE)
-ALL_CAPTURED: Final = 16_384
-"""The largest captured size that stands for all there are."""
 MOST_CAPTURED: Final = 65_536
 _CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+([\d,]+)", re.IGNORECASE)
 _APART: Final = 0.05
@@ -252,7 +251,7 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     if not sizes and named and not any(_BY_TOKENS.search(line) for line in told):
         engine = next(match[0] for line in named if (match := _BY_REQUESTS.search(line)))
         say(f"note: {file} names {engine}, which captures passes by requests: none is taken to be outside of captured sizes")
-        sizes = [str(ALL_CAPTURED)]
+        return Measured(tuple(points), max(CAPTURED_SIZES))
     return Measured(tuple(points), int(sizes[-1]) if sizes else None)
 
 

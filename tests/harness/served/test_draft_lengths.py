@@ -326,7 +326,7 @@ def test_tokens_a_step_are_those_that_were_counted(folder: str, tokens: float) -
 
 
 def test_whole_drafts_of_short_answers_give_what_those_got() -> None:
-    """An end cuts the last draft, all of which counts as accepted: tokens a step were 9 % too many."""
+    """An end cuts the last draft, all of which counts as accepted: tokens a step were too many."""
     rng, gamma, requests = np.random.default_rng(3), 7, list[ServedRequest]()
     for _ in range(60):
         ease, tokens, rounds = rng.beta(2, 2), int(rng.integers(3, 16)), list[int]()
