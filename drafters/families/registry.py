@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from drafters.configs import whole_heads
 from drafters.families import gemma4, llama, qwen3
 from drafters.families.layers import DraftLayer, LayerShape
 from simulator.errors import InputError, first_paragraph
+from simulator.heads import whole_heads
 
 FAMILIES: Final[Mapping[str, ModuleType]] = {"llama": llama, "qwen3": qwen3, "gemma4": gemma4}
 """A family's `MODEL_TYPES`, as configurations name them and transformers reads these, and its `Layer`."""

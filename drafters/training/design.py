@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from drafters.checkpoints import fresh_drafter, load_drafter, publish
-from drafters.configs import whole_heads
 from drafters.families.registry import embedding_scale, read_shape
 from drafters.formats.contract import Declared
 from drafters.formats.deepspec import CORES
@@ -26,6 +25,7 @@ from drafters.training.recipe import Design, check_taps
 from drafters.training.texts import Text
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
+from simulator.heads import whole_heads
 
 LAYERS, TAPS, RANK, GAMMA = 5, 5, 256, 7
 """What the published DSpark and DFlash drafters have; Eagle3 has one layer and three taps, MTP one of each and γ = 1."""

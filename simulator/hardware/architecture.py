@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 
 from simulator.errors import InputError
 from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model, Width
+from simulator.heads import whole_heads
 
 _LARGEST: Final = 10**9
 """No size in a configuration is larger."""
@@ -79,7 +80,7 @@ def model_of(
     fields = _Fields({**config, **inner}, source)
     gemma = str(fields.raw.get("model_type")).startswith("gemma4")
     if gemma:
-        fields.fill(_whole_heads(fields.raw))
+        fields.fill(whole_heads(fields.raw))
     fields.fill(LEFT_OUT.get(str(fields.raw.get("model_type")), {}))
     _check_decoder(fields)
     if stateful := sorted(name for name in fields.raw if name.startswith(_STATEFUL)):
@@ -161,20 +162,6 @@ class _Heads:
         """Parameters of a layer's projections; `twice` of one that reads two states side by side."""
         kept = self.kv_heads * (1 if self.shared else 2)
         return (1 + twice) * width * (heads + kept) * self.head_dim + heads * self.head_dim * width
-
-
-def _whole_heads(config: Mapping[str, Any]) -> dict[str, int]:
-    """The heads of Gemma-4's full layers by a text configuration: by names of their own, as Google's files have them, or as
-    what differs of each layer (`per_layer_config`), as transformers 5.24 writes them."""
-    names = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
-    layers, kinds = config.get("per_layer_config"), config.get("layer_types")
-    if not isinstance(layers, Mapping):
-        return {name: config[name] for name in names if config.get(name) is not None}
-    full = [str(i) for i, kind in enumerate(kinds if isinstance(kinds, list) else ()) if kind == "full_attention"]
-    by_name = {str(layer): own for layer, own in layers.items() if isinstance(own, Mapping)}
-    own = next((by_name[layer] for layer in full if layer in by_name), {})
-    said = {name: own.get(theirs, config.get(theirs)) for name, theirs in names.items()}
-    return {name: value for name, value in said.items() if value is not None}
 
 
 class _Fields:
