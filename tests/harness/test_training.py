@@ -259,6 +259,22 @@ def test_turns_that_say_what_stood_before_them_are_taken_at_their_word(here: Pat
     assert [(t.prompt, t.opening, t.domain) for t in texts] == [((7,), (7,), "chat"), ((7, 7, 7), (7,), "chat")]
 
 
+def stopped(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
+    """What goes on with a training that is interrupted in its fourth step."""
+    update, kept = Trainer._update, list[str]()
+
+    def interrupted(self: Trainer, indices: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, indices)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_update", interrupted)
+        patched.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
+        ran(*options, code=130)
+    return kept[0]
+
+
 @pytest.mark.parametrize("changed", few(["prompts", "target", "tokenizer", "drafter"], "prompts"))
 def test_what_has_changed_since_it_began_is_not_gone_on_with(
     changed: str, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,18 +288,7 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
     if changed == "drafter":
         ran(*options, "--to", "old")
         options += ["--from", "old"]
-    update = Trainer._update
-
-    def interrupted(self: Trainer, indices: Any) -> None:
-        if self.step == 3:
-            raise KeyboardInterrupt
-        update(self, indices)
-
-    monkeypatch.setattr(Trainer, "_update", interrupted)
-    kept: list[str] = []
-    monkeypatch.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
-    ran(*options, "--to", "new", code=130)
-    monkeypatch.setattr(Trainer, "_update", update)
+    resumed = stopped(monkeypatch, *options, "--to", "new")
     if changed == "prompts":
         Path(prompts).write_text(Path(prompts).read_text().replace("How many", "How few"))
     elif changed == "tokenizer":
@@ -292,7 +297,7 @@ def test_what_has_changed_since_it_began_is_not_gone_on_with(
     else:
         weights = (target if changed == "target" else here / "old") / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
-    done = ran("--resume", kept[0], code=2)
+    done = ran("--resume", resumed, code=2)
     assert re.search("(has|have) changed since", done.stderr), done.stderr
 
 
@@ -308,21 +313,10 @@ def test_a_full_disk_is_told_and_leaves_nothing(here: Path, monkeypatch: pytest.
 
 def test_one_that_is_gone_on_with_is_written_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     micro("llama", here / "target")
-    update = Trainer._update
-
-    def interrupted(self: Trainer, indices: Any) -> None:
-        if self.step == 3:
-            raise KeyboardInterrupt
-        update(self, indices)
-
-    monkeypatch.setattr(Trainer, "_update", interrupted)
-    kept: list[str] = []
-    monkeypatch.setattr("harness.stops.keep", lambda name, resume: kept.append(resume))
-    ran("mtp", "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT, code=130)
-    monkeypatch.setattr(Trainer, "_update", update)
+    resumed = stopped(monkeypatch, "mtp", "--target", "target", "--responses", "a.jsonl", "--to", "new", *SHORT)
     (here / "new").write_text("in the way")
-    assert "is there, and is not written over" in ran("--resume", kept[0], code=2).stderr
-    ran("--resume", kept[0], "--to", "newer")
+    assert "is there, and is not written over" in ran("--resume", resumed, code=2).stderr
+    ran("--resume", resumed, "--to", "newer")
     assert (here / "newer" / "model.safetensors").exists()
     assert not (here / "runs" / "unfinished").exists()
 
