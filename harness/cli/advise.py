@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # these take seconds
     from rich.console import Console
 
     from harness.console import Watcher
-    from harness.served.advice import Advice, Estimate
+    from harness.served.advice import Advice
+    from harness.served.expected import Estimate
     from harness.served.server import Server
 
 Files = Annotated[
@@ -88,7 +89,7 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
             "--model, --tp, --weights, --kv and --mean-context: are of a profile; name its device with --hardware"
         )
     profile = None if asked[0] is None else profile_of(*asked)
-    from harness.served.server import one_hot
+    from harness.served.observed import one_hot
     from simulator.drafter_kinds import KINDS
 
     kind = _kind(drafter)
@@ -135,7 +136,7 @@ def told_by(watcher: Watcher) -> Callable[[Path, int, int], None]:
 
 def _kind(drafter: str | None) -> str:
     from harness.served.costs import NAMED
-    from harness.served.server import kind_of_method
+    from harness.served.observed import kind_of_method
     from simulator.errors import InputError
 
     kind = kind_of_method(drafter or "")
@@ -288,7 +289,7 @@ def _signed(gain: Estimate) -> str:
 
 def _print_tokens(console: Console, advice: Advice) -> None:
     """A line for every k: how often its last position was accepted, and what drafting so many would give."""
-    from harness.served.advice import positions
+    from harness.served.expected import positions
 
     found, gains = positions(advice.acceptance), {one.k: one.gain for one in advice.of_tokens}
     size = len(found)
@@ -303,7 +304,7 @@ def _print_tokens(console: Console, advice: Advice) -> None:
 
 
 def _speed(advice: Advice) -> str:
-    from harness.served.advice import per_draft, per_step
+    from harness.served.expected import per_draft, per_step
 
     a, server = advice.acceptance, advice.server
     length = per_draft(a, a.gamma)

@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from harness.served.compared import design
 from harness.served.draft_lengths import Shortener, Tries, all_tries, explained, shares_of_length, tries_of
 from harness.served.observed import Drafts, Interval, ServedRequest
-from harness.served.server import Server, design
+from harness.served.server import Server
 from simulator.records import SERVED
 
 Floats = npt.NDArray[np.float64]

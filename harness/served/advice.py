@@ -6,16 +6,27 @@ known: from the log itself, or from a profile. Longer drafts are never one: noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from harness.served.acceptance import LABEL, Acceptance, interval
+from harness.served.acceptance import LABEL, Acceptance
 from harness.served.costs import Costs, priced
-from harness.served.server import Server, finds_lengths
+from harness.served.expected import (
+    Estimate,
+    Expected,
+    Floats,
+    expected,
+    expected_of_rows,
+    k_at,
+    per_draft,
+    positions,
+    served_step,
+)
+from harness.served.observed import finds_lengths
+from harness.served.server import Server
 from harness.served.timed import drafting_is_short, incomparable
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
@@ -23,7 +34,6 @@ from simulator.numbers import counted
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE, engine_called
 
-Floats = npt.NDArray[np.float64]
 Verdict = Literal["keep", "set", "by_batch", "off", "plain"]
 _LOADS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _OVER: Final = 2
@@ -34,38 +44,12 @@ _ALL: Final = 0.995
 """Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
-_ALWAYS: Final = 0.97
-"""A share of steps that is nearly every one."""
 _HALF: Final = 0.5
 """A share of a stretch's steps with more than which drafts are more often on than not."""
 _SHARES: Final = 20
 """Loads that stand for all that ran."""
 _CURVE: Final = 33
 """Loads at which draws are asked for where they turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def around(cls, value: float, draws: npt.ArrayLike) -> Estimate:
-        """What was counted, and the interval of draws, which holds it."""
-        low, high = interval(draws)
-        return cls(value, min(low, value), max(high, value))
-
-    @classmethod
-    def of(cls, draws: npt.ArrayLike) -> Estimate:
-        """The median of draws, and their interval."""
-        return cls(float(np.median(np.asarray(draws))), *interval(draws))
-
-    def row(self) -> dict[str, float]:
-        """The estimate as JSON has it."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +78,6 @@ class OfTokens:
     k: int
     gain: Estimate
     """Over what was served, a share."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What files should show after the change, and by which it is checked."""
-
-    gamma: int
-    length: Estimate
-    """Tokens per draft."""
-    tokens_per_step: Estimate | None
-    positions: tuple[Estimate, ...]
-    """Shares of drafts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,13 +148,13 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         if beyond or (more.value > WORTH and more.low > -WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
-    of_rows = _expected_of(rows, acceptance, costs, weights) if verdict == "by_batch" else None
+    of_rows = expected_of_rows(rows, acceptance, costs, weights) if verdict == "by_batch" else None
     off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
         loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
-        expected=of_rows or _expected(server, acceptance, k, verdict),
+        expected=of_rows or expected(server, acceptance, k, kept=verdict == "keep"),
         cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
@@ -261,11 +233,6 @@ def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:
     return tuple(rows)
 
 
-def k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
-    """K of a table with so many requests running."""
-    return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])
-
-
 def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | None, float]:
     """Running requests above which no k pays, the best of each load taken, None beyond the most; and up to which one surely
     does. A draw that never turns counts as the most."""
@@ -290,80 +257,9 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | 
     return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns), float(surely)
 
 
-def _expected(server: Server, acceptance: Acceptance, k: int, verdict: Verdict) -> Expected:
-    step = per_step(acceptance, k) if acceptance.coverage < 1 else None
-    if verdict == "keep" and acceptance.shortener == "engine":  # files go on to count drafts as short as they were
-        length, gamma = acceptance.lengths_drawn(k), acceptance.gamma
-        shares = zip(server.drafts.survival, acceptance.survival, acceptance.survivals.T, strict=False)
-        return Expected(
-            gamma=gamma, length=scaled(server.length, per_draft(acceptance, gamma).value, length),
-            tokens_per_step=step, positions=tuple(scaled(share, float(one), draws) for share, one, draws in shares),
-        )  # fmt: skip
-    return Expected(
-        gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
-    )  # fmt: skip
-
-
-def _expected_of(
-    rows: Sequence[tuple[int, int, int]], acceptance: Acceptance, costs: Costs, weights: Mapping[int, int]
-) -> Expected | None:
-    """What files show of K by batch size at the loads that were served: each draft is as long as its row has it, and there
-    are as many of it as steps with it. None where no load that was served drafts."""
-    most = max(k for _, _, k in rows)
-    drafts, positions, value = np.zeros(1), np.zeros((most, 1)), np.zeros(most + 1)
-    for running, n in weights.items():
-        k = k_at(rows, running)
-        often = n * running / costs.seconds(k, running)
-        size = min(len(often), len(acceptance.survivals))
-        own, mean = often[:size], float(np.median(often))
-        if k:
-            drafts = drafts + own
-            value[0] += mean
-            value[1 : k + 1] += mean * acceptance.survival[:k]
-            positions = positions + np.where(np.arange(most)[:, None] < k, own * acceptance.survivals[:size, :most].T, 0.0)
-    if not value[0]:
-        return None
-    shares, drawn = value[1:] / value[0], positions / drafts
-    return Expected(
-        gamma=most, length=Estimate.around(float(1 + shares.sum()), 1 + drawn.sum(0)), tokens_per_step=None,
-        positions=tuple(Estimate.around(float(share), own) for share, own in zip(shares, drawn, strict=True)),
-    )  # fmt: skip
-
-
 def rows_told(table: Sequence[tuple[int, int, int]]) -> str:
     """K by batch size, in words."""
     return "; ".join(f"{first} to {last} running: {k}" for first, last, k in table)
-
-
-def scaled(value: float, whole: float, draws: Floats) -> Estimate:
-    """What was counted, as wide in proportion as the draws of what it is a part of."""
-    return Estimate.around(value, draws * (value / whole if whole else 0.0))
-
-
-def served_step(server: Server, acceptance: Acceptance) -> Estimate:
-    """Tokens of a request in a step as it was served: as the files have it, unless steps of a baseline count in that."""
-    drawn = acceptance.tokens_drawn(acceptance.gamma)
-    whole = value = acceptance.tokens(acceptance.gamma)
-    if acceptance.shortener == "engine":
-        value = 1 + acceptance.coverage * (server.length - 1)
-    apart = (server.coverage or 0.0) < _ALWAYS * acceptance.coverage
-    return scaled((not apart and server.tokens_per_step) or value, whole, drawn)
-
-
-def per_draft(acceptance: Acceptance, k: int) -> Estimate:
-    """Tokens of a draft of k tokens, the bonus token included."""
-    return Estimate.around(float(1 + acceptance.survival[:k].sum()), acceptance.lengths_drawn(k))
-
-
-def per_step(acceptance: Acceptance, k: int) -> Estimate:
-    """Tokens of a request in a step, with a draft of k tokens or none."""
-    return Estimate.around(acceptance.tokens(k), acceptance.tokens_drawn(k))
-
-
-def positions(acceptance: Acceptance) -> list[Estimate]:
-    """Shares of drafts whose position k is accepted, as counted, with their intervals; as many as are known."""
-    shares = acceptance.survival[: max(acceptance.known, 1)]
-    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(shares)]
 
 
 def _untold_lengths(server: Server, acceptance: Acceptance, kind: str) -> str:

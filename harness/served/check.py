@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from harness.served.acceptance import acceptance_of
-from harness.served.advice import FEWEST, Advice, Estimate, k_at, per_draft, ran_at, rows_told, scaled
+from harness.served.advice import FEWEST, Advice, ran_at, rows_told
+from harness.served.expected import Estimate, k_at, per_draft, scaled
 from harness.served.observed import Interval
 from harness.served.server import Server
 from simulator.numbers import counted

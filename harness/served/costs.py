@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import DRAWS, Acceptance
-from harness.served.observed import Interval
-from harness.served.server import Server, one_hot
+from harness.served.observed import Interval, one_hot
+from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 from simulator.hardware.profile import same_model

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from simulator.drafter_kinds import KINDS
 from simulator.records import Drafting
 
 MOST_POSITIONS: Final = 64
@@ -317,3 +318,25 @@ class Observation:
         if self.drafts is None or not self.request_steps:
             return None
         return min(self.drafts.drafts / self.request_steps, 1.0)
+
+
+def kind_of_method(method: str) -> str:
+    """The kind of a drafter that engines call so; their own word where there is no such kind here, empty for none."""
+    word = method.lower().replace("-", "_")
+    if word.startswith("ngram"):
+        return "ngram"
+    if word.endswith("mtp") or word == "nextn":
+        return "mtp"
+    if word.startswith("draft_"):
+        word = "draft_model" if word in ("draft_simple", "draft_model") else word.removeprefix("draft_")
+    return "eagle3" if word in ("eagle", "eagle3") else word
+
+
+def finds_lengths(kind: str) -> bool:
+    """Whether a kind of drafter proposes as many tokens as it finds, and no more however many it may."""
+    return kind == "suffix" or one_hot(kind)
+
+
+def one_hot(kind: str) -> bool:
+    """Whether a kind drafts the same however its drafts are chosen."""
+    return kind in KINDS and KINDS[kind].one_hot

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
+from harness.served.compared import averages_differ, coverage_checked, lengths_checked, measured_alike
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
     CHANGED,
@@ -28,17 +26,13 @@ from harness.served.observed import (
     Settings,
     TimedStep,
     check_gamma,
+    finds_lengths,
+    kind_of_method,
     pooled,
 )
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 
-_SURE: Final = 3.0
-"""Standard errors, requests taken to differ, beyond which two sources are said to differ."""
-_DIFFER: Final = 0.05
-"""What lengths of two sources that count the same may be off by, where each was rounded, or began and ended elsewhere."""
-_TOO_MUCH: Final = 1.1
-"""What two benchmarks of one machine are off by."""
 _ALWAYS: Final = 0.9
 """A drafter that proposes in more steps than that always does; what is missing are cut ends."""
 _SILENT: Final = 0.25
@@ -185,18 +179,6 @@ class Server:
         return bool(self.running or self.points)
 
 
-def kind_of_method(method: str) -> str:
-    """The kind of a drafter that engines call so; their own word where there is no such kind here, empty for none."""
-    word = method.lower().replace("-", "_")
-    if word.startswith("ngram"):
-        return "ngram"
-    if word.endswith("mtp") or word == "nextn":
-        return "mtp"
-    if word.startswith("draft_"):
-        word = "draft_model" if word in ("draft_simple", "draft_model") else word.removeprefix("draft_")
-    return "eagle3" if word in ("eagle", "eagle3") else word
-
-
 def together(observations: Sequence[Observation], said: Sequence[str] = (), named: str = "") -> Server:
     """All observations as of one server, whose drafter is `named` by who asks. Raises InputError where they cannot be of
     one."""
@@ -213,7 +195,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = (), name
         by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method) or named))
         notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
         notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED) or LEFT_OUT in note]
-        notes += [*_checked(drafting), *_averages_differ(drafting)]
+        notes += [*lengths_checked(drafting), *coverage_checked(drafting), *averages_differ(drafting)]
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]
     if not drafting:
         _check_told(observations, plain)
@@ -234,7 +216,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = (), name
     points = tuple(p for one in observations for p in one.points)
     steps = _steps(drafting or observations)
     step_tokens = None if steps is None else steps.tokens_per_step or _estimated(steps)
-    notes += _measured(points, step_tokens)
+    notes += measured_alike(points, step_tokens)
     known = [one for one in observations if one.generated and one.requests]
     prompt, output = _lengths(known)
     beside = [one for one in observations if drafting and _is_baseline(one)]
@@ -386,76 +368,6 @@ def _lengths_known(source: str, drafts: Drafts, observations: Sequence[Observati
     return not are_short(drafts, gamma) or explained(requests, gamma) or explained(stretches, gamma)
 
 
-def _averages_differ(drafting: Sequence[Observation]) -> list[str]:
-    """What to know of averages of the same server that are far apart, of which nobody says how many drafts each is of."""
-    lengths = [one.length for one in drafting if one.length]
-    if any(one.drafts is not None and one.drafts.drafts for one in drafting) or len(lengths) < 2:
-        return []
-    if max(lengths) - min(lengths) <= 0.1 * min(lengths):
-        return []
-    told = ", ".join(f"{length:.2f}" for length in lengths)
-    return [f"the files' averages DIFFER ({told} tokens a draft): their mean is taken, for none says of how many it is"]
-
-
-def _checked(drafting: Sequence[Observation]) -> list[str]:
-    """Whether the sources' tokens per draft agree, in sentences; nothing of one source."""
-    lengths = [
-        (one.source, one.drafts.length, _error(one.drafts, kind_of_method(one.settings.method)))
-        if one.drafts and one.drafts.drafts
-        else (one.source, one.length, 0.0)
-        for one in drafting
-    ]
-    found = [(name, value, error) for name, value, error in lengths if value is not None]
-    if len({name for name, *_ in found}) < 2:
-        return []
-    (low_name, low, low_error), *_, (high_name, high, high_error) = sorted(found, key=lambda one: one[1])
-    apart, error = high - low, math.hypot(low_error, high_error)
-    if apart > max(_SURE * error, _DIFFER * (high - 1)):
-        return [
-            f"the files DIFFER: {high:.2f} tokens per draft by {high_name}, {low:.2f} by {low_name}, more than chance: "
-            "of other hours, or of other servers"
-        ]
-    return [f"the files agree within chance: {low:.2f} ({low_name}) to {high:.2f} ({high_name}) tokens per draft"]
-
-
-def design(gamma: int, kind: str) -> npt.NDArray[np.float64]:
-    """How many times as wide squared errors of tokens a draft of k = 1, …, γ are as independent rounds would have them where
-    requests are not told apart, [γ].
-
-    Of the bundled pair's drafters 2.0 to 2.6 at k = 1 and 7.7 to 9.6 at γ = 7, 5.2 of MTP-1; of look-up 1.4 to 3.4, 3.7 of a
-    captured server of it.
-    """
-    return np.asarray((2 + 5.5 * np.arange(1, gamma + 1) / gamma) * (0.6 if one_hot(kind) else 1), np.float64)
-
-
-def _error(drafts: Drafts, kind: str) -> float:
-    """Standard error of tokens per draft, requests taken to differ."""
-    mean = drafts.length - 1
-    second = (
-        sum((2 * k - 1) * share for k, share in enumerate(drafts.survival, 1)) if drafts.accepted_at else mean * (mean + 1)
-    )
-    return math.sqrt(float(design(1, kind)[-1]) * max(second - mean**2, 0.0) / drafts.drafts)
-
-
-def _measured(points: Sequence[Point], step_tokens: float | None) -> list[str]:
-    """What benchmarks with drafts and without say of the same load, in sentences: a step with drafts is no shorter than one
-    without, so that nobody gains more than the tokens of a step."""
-    said = []
-    for one in points:
-        plain = next((p for p in points if p.what == "none" and p.concurrency == one.concurrency), None)
-        if one.what == "none" or plain is None or not plain.output_tok_s:
-            continue
-        times = one.output_tok_s / plain.output_tok_s
-        both = f"{one.output_tok_s:.3g} tokens/s with drafts, {plain.output_tok_s:.3g} without"
-        told = f"at concurrency {one.concurrency:g} {both}"
-        if step_tokens is not None and times > _TOO_MUCH * step_tokens:
-            told += f": {times:.1f} times, where a step gives {step_tokens:.2f}: the two were NOT measured alike"
-        else:
-            told += f": {times - 1:+.0%}"
-        said.append(told)
-    return said
-
-
 def _steps(observations: Sequence[Observation]) -> Observation | None:
     """The observation that knows best how many steps requests took: counted by the engine before worked out."""
     known = [one for one in observations if one.request_steps]
@@ -490,13 +402,3 @@ def _lengths(known: Sequence[Observation]) -> tuple[float | None, float | None]:
     if best is None or not best.requests:
         return None, None
     return (best.prompt_tokens or 0.0) / best.requests, (best.generated or 0.0) / best.requests
-
-
-def finds_lengths(kind: str) -> bool:
-    """Whether a kind of drafter proposes as many tokens as it finds, and no more however many it may."""
-    return kind == "suffix" or one_hot(kind)
-
-
-def one_hot(kind: str) -> bool:
-    """Whether a kind drafts the same however its drafts are chosen."""
-    return kind in KINDS and KINDS[kind].one_hot

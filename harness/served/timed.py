@@ -12,8 +12,8 @@ import numpy.typing as npt
 from harness.served.acceptance import DRAWS, Acceptance
 from harness.served.costs import BINS, EITHER, FEWEST, KNEE, drafting_k
 from harness.served.draft_lengths import length_of
-from harness.served.observed import Interval
-from harness.served.server import Server, one_hot
+from harness.served.observed import Interval, one_hot
+from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 
 Floats = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from harness.console import Watcher
 from harness.served.server import Server
 from simulator.errors import InputError
 from tests.harness.processes import called
-from tests.harness.served.writing import answer, answers
+from tests.harness.served.writing import SURVIVAL, Truth, answer, answers, vllm_log, vllm_metrics
 
 SPEC = "vllm:spec_decode_num_"
 
@@ -90,6 +90,15 @@ def test_averages_of_several_files_do_not_hang_on_their_order(tmp_path: Path) ->
     one, other = served(tmp_path, a=info(4.5), b=info(2.1)), served(tmp_path, a=info(2.1), b=info(4.5))
     assert one.length == other.length == pytest.approx(3.3)
     assert all(any("DIFFER" in note for note in server.notes) for server in (one, other))
+
+
+@pytest.mark.parametrize(("steps", "differ"), [(10_000, False), (17_000, True), (100_000, True)])
+def test_sources_that_contradict_in_how_often_drafts_are_made_are_said_to(steps: int, differ: bool, tmp_path: Path) -> None:
+    """The log has a draft in every step, with as many tokens accepted of each; scrapes in so many of 10,000."""
+    accepted = [round(10_000 * share) for share in SURVIVAL]
+    scrape = vllm_metrics(10_000, accepted, steps, 20, model="Org/Model-8B")
+    found = served(tmp_path, log=vllm_log(Truth(), [4] * 20), scrape=scrape)
+    assert any("of steps by" in note for note in found.notes) is differ
 
 
 def bench(**more: Any) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""What files of a server show: counted so far, and after a change; each value with its 95 % interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.served.acceptance import Acceptance, interval
+from harness.served.costs import Costs
+from harness.served.server import Server
+
+Floats = npt.NDArray[np.float64]
+_ALWAYS: Final = 0.97
+"""A share of steps that is nearly every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, value: float, draws: npt.ArrayLike) -> Estimate:
+        """What was counted, and the interval of draws, which holds it."""
+        low, high = interval(draws)
+        return cls(value, min(low, value), max(high, value))
+
+    @classmethod
+    def of(cls, draws: npt.ArrayLike) -> Estimate:
+        """The median of draws, and their interval."""
+        return cls(float(np.median(np.asarray(draws))), *interval(draws))
+
+    def row(self) -> dict[str, float]:
+        """The estimate as JSON has it."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What files should show after the change, and by which it is checked."""
+
+    gamma: int
+    length: Estimate
+    """Tokens per draft."""
+    tokens_per_step: Estimate | None
+    positions: tuple[Estimate, ...]
+    """Shares of drafts."""
+
+
+def expected(server: Server, acceptance: Acceptance, k: int, *, kept: bool) -> Expected:
+    step = per_step(acceptance, k) if acceptance.coverage < 1 else None
+    if kept and acceptance.shortener == "engine":  # files go on to count drafts as short as they were
+        length, gamma = acceptance.lengths_drawn(k), acceptance.gamma
+        shares = zip(server.drafts.survival, acceptance.survival, acceptance.survivals.T, strict=False)
+        return Expected(
+            gamma=gamma, length=scaled(server.length, per_draft(acceptance, gamma).value, length),
+            tokens_per_step=step, positions=tuple(scaled(share, float(one), draws) for share, one, draws in shares),
+        )  # fmt: skip
+    return Expected(
+        gamma=k, length=per_draft(acceptance, k), tokens_per_step=step, positions=tuple(positions(acceptance)[:k])
+    )  # fmt: skip
+
+
+def expected_of_rows(
+    rows: Sequence[tuple[int, int, int]], acceptance: Acceptance, costs: Costs, weights: Mapping[int, int]
+) -> Expected | None:
+    """What files show of K by batch size at the loads that were served: each draft is as long as its row has it, and there
+    are as many of it as steps with it. None where no load that was served drafts."""
+    most = max(k for _, _, k in rows)
+    drafts, positions, value = np.zeros(1), np.zeros((most, 1)), np.zeros(most + 1)
+    for running, n in weights.items():
+        k = k_at(rows, running)
+        often = n * running / costs.seconds(k, running)
+        size = min(len(often), len(acceptance.survivals))
+        own, mean = often[:size], float(np.median(often))
+        if k:
+            drafts = drafts + own
+            value[0] += mean
+            value[1 : k + 1] += mean * acceptance.survival[:k]
+            positions = positions + np.where(np.arange(most)[:, None] < k, own * acceptance.survivals[:size, :most].T, 0.0)
+    if not value[0]:
+        return None
+    shares, drawn = value[1:] / value[0], positions / drafts
+    return Expected(
+        gamma=most, length=Estimate.around(float(1 + shares.sum()), 1 + drawn.sum(0)), tokens_per_step=None,
+        positions=tuple(Estimate.around(float(share), own) for share, own in zip(shares, drawn, strict=True)),
+    )  # fmt: skip
+
+
+def k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
+    """K of a table with so many requests running."""
+    return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])
+
+
+def scaled(value: float, whole: float, draws: Floats) -> Estimate:
+    """What was counted, as wide in proportion as the draws of what it is a part of."""
+    return Estimate.around(value, draws * (value / whole if whole else 0.0))
+
+
+def served_step(server: Server, acceptance: Acceptance) -> Estimate:
+    """Tokens of a request in a step as it was served: as the files have it, unless steps of a baseline count in that."""
+    drawn = acceptance.tokens_drawn(acceptance.gamma)
+    whole = value = acceptance.tokens(acceptance.gamma)
+    if acceptance.shortener == "engine":
+        value = 1 + acceptance.coverage * (server.length - 1)
+    apart = (server.coverage or 0.0) < _ALWAYS * acceptance.coverage
+    return scaled((not apart and server.tokens_per_step) or value, whole, drawn)
+
+
+def per_draft(acceptance: Acceptance, k: int) -> Estimate:
+    """Tokens of a draft of k tokens, the bonus token included."""
+    return Estimate.around(float(1 + acceptance.survival[:k].sum()), acceptance.lengths_drawn(k))
+
+
+def per_step(acceptance: Acceptance, k: int) -> Estimate:
+    """Tokens of a request in a step, with a draft of k tokens or none."""
+    return Estimate.around(acceptance.tokens(k), acceptance.tokens_drawn(k))
+
+
+def positions(acceptance: Acceptance) -> list[Estimate]:
+    """Shares of drafts whose position k is accepted, as counted, with their intervals; as many as are known."""
+    shares = acceptance.survival[: max(acceptance.known, 1)]
+    return [Estimate.around(float(value), acceptance.survivals[:, i]) for i, value in enumerate(shares)]
