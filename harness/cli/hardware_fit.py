@@ -333,7 +333,7 @@ def _said(name: str) -> str:
 
 def _print_predictions(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
     from harness.hardware.forecast import crossovers, overloads, predictions, winners
-    from harness.hardware.measured import METRICS
+    from harness.hardware.table import METRICS
 
     told, best = predictions(found, points), found.best
     say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")

@@ -16,7 +16,8 @@ import numpy as np
 
 from harness.hardware.discrepancy import Combined, Left, Place, scatter
 from harness.hardware.loops import Floats, Kept, Loop, Unsure, acceptance_of, loop_of
-from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.measured import MeasuredPoint
+from harness.hardware.table import Metric
 from harness.hardware.terms import TERMS, Base, Factors, with_factors
 from simulator.errors import InputError
 from simulator.hardware.cost import StepLoad

@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.hardware.calibration import Forecast
 from harness.hardware.loops import recorded_of
-from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.measured import MeasuredPoint
 from harness.hardware.posterior import Posterior
+from harness.hardware.table import Metric
 from simulator.load import Users
 from simulator.plain import capacity_of
 from simulator.policies import NO_DRAFTER

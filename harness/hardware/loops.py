@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.measured import MeasuredPoint
 from harness.hardware.steps import Steps, Walk, stepped
+from harness.hardware.table import Metric
 from harness.hardware.terms import TERMS, VARIED, Base, Factors, TermName, launched
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import REQUEST, Records

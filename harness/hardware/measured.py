@@ -1,21 +1,19 @@
 """What a user has measured of a server: a CSV, a row a point, as `harness hardware fit` and `harness predict` read it.
 
-A blank cell is unknown. Commas, semicolons or tabs set columns apart; where semicolons or tabs do, a comma in a number is
-its decimal point. Heads may name units, and be called as load generators call them. Lines that begin with # are for people;
-of them only captured sizes are read, and settings by which a server verifies trees, or not losslessly, are told.
+A blank cell is unknown. Lines that begin with # are for people; of them only captured sizes are read, and settings by which
+a server verifies trees, or not losslessly, are told.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from harness.hardware.table import METRICS, Metric, read_table
 from harness.hardware.terms import CAPTURED_SIZES
 from simulator.averages import Averages, numbers
 from simulator.drafter_kinds import KINDS
@@ -28,46 +26,8 @@ from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.serving.verification import departures
 
-Metric = Literal["output_tok_s", "output_tok_s_per_gpu", "tpot_ms", "tpot_mean_ms", "step_ms"]
-METRICS: Final[Mapping[Metric, str]] = {
-    "output_tok_s": "tokens/s", "output_tok_s_per_gpu": "tokens/s/GPU", "tpot_ms": "ms a token, median",
-    "tpot_mean_ms": "ms a token, mean", "step_ms": "ms a step",
-}  # fmt: skip
-"""What may be measured, and what it is in words."""
-_COLUMNS: Final = (
-    "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "survival",
-    "prompt_tokens", "output_tokens", *METRICS, "context", "role",
-)  # fmt: skip
-_ALSO: Final[Mapping[str, str]] = {
-    "users": "concurrency", "max_concurrency": "concurrency", "request_rate": "rate", "num_prompts": "requests",
-    "method": "drafter", "k": "drafted_tokens", "drafted": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
-    "acceptance_length": "accepted_length", "spec_decode_acceptance_length": "accepted_length",
-    "mean_acceptance_length": "accepted_length", "accept_length": "accepted_length",
-    "spec_accept_length": "accepted_length", "isl": "prompt_tokens", "input_tokens": "prompt_tokens",
-    "input_len": "prompt_tokens", "input_length": "prompt_tokens", "random_input_len": "prompt_tokens",
-    "osl": "output_tokens", "output_len": "output_tokens", "output_length": "output_tokens",
-    "random_output_len": "output_tokens", "output_throughput": "output_tok_s",
-    "output_token_throughput": "output_tok_s", "output_tok/s": "output_tok_s", "output_tok/s/gpu": "output_tok_s_per_gpu",
-    "tpot": "tpot_ms", "median_tpot": "tpot_ms", "median_tpot_ms": "tpot_ms", "mean_tpot": "tpot_mean_ms",
-    "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
-}  # fmt: skip
-"""Names of columns elsewhere, as heads are compared."""
-_OTHERS: Final = re.compile(r"total_|p\d+_|std_|max_output|(request|total_token|input)_throughput|.*_(?:per_)?user$")
-"""What columns of load generators are called that are not read, and are near to the names of those that are."""
-_NOTHING: Final = frozenset({"-", "–", "—", "n/a", "na", "nan", "null", "oom", "#n/a"})
-"""What stands in cells of which nobody knows the number."""
 _LENGTHS: Final[Mapping[str, int]] = {"prompt_tokens": 512, "output_tokens": 256}
 """Columns of means, and what is taken where nobody says."""
-_UNITS: Final[Mapping[str, tuple[str, ...]]] = {
-    "concurrency": ("users", "requests"), "rate": ("1/s", "req/s", "requests/s"), "requests": ("requests",),
-    "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "prompt_tokens": ("tokens",),
-    "output_tokens": ("tokens",), "output_tok_s": ("tokens/s", "tok/s"), "context": ("tokens",), "tpot_ms": ("ms",),
-    "output_tok_s_per_gpu": ("tokens/s/gpu", "tok/s/gpu"), "tpot_mean_ms": ("ms",), "step_ms": ("ms",),
-}  # fmt: skip
-"""Units that a head may name."""
-_UNIT: Final = re.compile(r"[(\[]([^)\]]*)[)\]]")
-_THOUSANDS: Final = re.compile(r"[1-9]\d{0,2}(?:[.,]\d{3})+")
-"""Numbers whose marks may stand between thousands."""
 _MOST: Final[Mapping[str, int]] = {
     "concurrency": 8192, "requests": 100_000, "drafted_tokens": 64, "prompt_tokens": 1_000_000, "output_tokens": 1_000_000,
     "context": 10_000_000,
@@ -196,39 +156,11 @@ def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
 
 def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) -> Measured:
     """The points of a file. Raises InputError, naming line, column and fix; `say` hears how unclear cells were read."""
-    lines = _lines(file)
-    told = [line for line in lines if line.lstrip().startswith("#")]
-    rows = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    if len(rows) < 2:
-        raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
-    apart = max(",;\t", key=rows[0][1].count)
-    heads = _heads(_cells(rows[0][1], apart), file, say)
-    table = {number: _cells(line, apart) for number, line in rows[1:]}
-    if wide := [number for number, cells in table.items() if len(cells) > len(heads)]:
-        raise InputError(f"{file}, line {wide[0]}: has {len(table[wide[0]])} cells under {len(heads)} heads")
-    mark = _decimal_mark(
-        (
-            number
-            for cells in table.values()
-            for head, cell in zip(heads, cells, strict=False)
-            for number in _numbers(head, cell)
-        ),
-        apart,
-        file,
-    )
-    points, seen, remarks = list[MeasuredPoint](), dict[tuple[str, ...], int](), dict[str, list[str]]()
-    for number, cells in table.items():
-        row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell and head}
-        row = {head: cell for head, cell in row.items() if head not in _UNITS or cell.lower() not in _NOTHING}
-        if not row:
-            continue
-        first = seen.setdefault(tuple(cells), number)
-        if first != number:
-            say(f"note: line {number} of {file} is line {first} again, and counts once")
-            continue
+    table = read_table(file, say)
+    points, remarks = list[MeasuredPoint](), dict[str, list[str]]()
+    for number, row in table.rows:
+        heard = list[str]()
         try:
-            row = {head: _with_points(head, cell, mark) for head, cell in row.items()}
-            heard = list[str]()
             points.append(_point(number, row, heard.append))
         except ValueError as error:
             raise InputError(f"{file}, line {number}: {error}") from None
@@ -237,35 +169,27 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
     for remark, lines in remarks.items():
         say(f"note: {file}, {'line' if len(lines) == 1 else 'lines'} {', '.join(lines)}: {remark}")
     for name, length in _LENGTHS.items():
-        if name not in heads:
+        if name not in table.heads:
             say(f"note: no column of {file} is {name}: {length} are taken")
     points = _known_of_others(_told_apart(points, file, say), say)
     if any(point.given and not point.values for point in points):
         say("note: given rows without anything measured say nothing")
-    for shown in departures("\n".join(told)):
+    for shown in departures("\n".join(table.told)):
         say(f"note: {file} names {shown}; its rows are taken as a lossless chain's")
+    return Measured(tuple(points), _captured(table.told, file, say))
+
+
+def _captured(told: Sequence[str], file: Path, say: Callable[[str], None]) -> int | None:
+    """The largest captured size, by lines for people; None where they do not say. Raises InputError."""
     sizes = [match[1].replace(",", "").lstrip("0") for line in told for match in _CAPTURED.finditer(line)]
     if wrong := [size for size in sizes if not 0 < len(size) <= 5 or int(size) > MOST_CAPTURED]:
         raise InputError(f"{file}: captured sizes to {wrong[0] or 0}: must be from 1 to {MOST_CAPTURED:,}")
     named = [line for line in told if _BY_REQUESTS.search(line)]
-    if not sizes and named and not any(_BY_TOKENS.search(line) for line in told):
-        engine = next(match[0] for line in named if (match := _BY_REQUESTS.search(line)))
-        say(f"note: {file} names {engine}, which captures passes by requests: none is taken to be outside of captured sizes")
-        return Measured(tuple(points), max(CAPTURED_SIZES))
-    return Measured(tuple(points), int(sizes[-1]) if sizes else None)
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a file; one that tells spreadsheets what sets columns apart is for them. Raises InputError."""
-    try:
-        raw = file.read_bytes()
-        wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-        lines = raw.decode("utf-16" if wide else "utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{file}: not readable: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not UTF-8 text; save it as CSV UTF-8") from None
-    return ["" if re.fullmatch(r"(?i)sep=.", line.strip()) else line for line in lines]
+    if sizes or not named or any(_BY_TOKENS.search(line) for line in told):
+        return int(sizes[-1]) if sizes else None
+    engine = next(match[0] for line in named if (match := _BY_REQUESTS.search(line)))
+    say(f"note: {file} names {engine}, which captures passes by requests: none is taken to be outside of captured sizes")
+    return max(CAPTURED_SIZES)
 
 
 def _told_apart(points: Sequence[MeasuredPoint], file: Path, say: Callable[[str], None]) -> list[MeasuredPoint]:
@@ -301,74 +225,6 @@ def _known_of_others(points: Sequence[MeasuredPoint], say: Callable[[str], None]
     if lines:
         say(f"note: lines {', '.join(lines)} say no acceptance: that of their drafter's other lines is taken")
     return filled
-
-
-def _cells(line: str, apart: str) -> list[str]:
-    """Without blanks around them, and without empty ones at the end."""
-    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=apart, skipinitialspace=True))]
-    while cells and not cells[-1]:
-        cells.pop()
-    return cells
-
-
-def _numbers(head: str, cell: str) -> list[str]:
-    """What of a cell are numbers: a share a drafted token of `survival`, set apart by commas where they have points."""
-    if head != "survival":
-        return [cell] if head in _UNITS else []
-    return re.split(r"[,\s]+", cell) if "." in cell else cell.split()
-
-
-def _decimal_mark(written: Iterable[str], apart: str, file: Path) -> str:
-    """What stands before the decimals of a file's numbers: the last of two marks, or one that sets no thousands apart; where
-    semicolons set columns apart, points may. Raises InputError where numbers differ in it, or none tells."""
-    found, unclear = set[str](), ""
-    for number in written:
-        marks = re.findall(r"[.,]", number)
-        if not marks:
-            continue
-        if len(set(marks)) == 1 and _THOUSANDS.fullmatch(number):
-            if len(marks) > 1:
-                found |= {".", ","} - {marks[-1]}
-            elif marks == [","] or apart == ";":
-                unclear = number
-        else:
-            found.add(marks[-1])
-    if len(found) > 1:
-        raise InputError(f"{file}: some numbers have decimal points, and some decimal commas; write all in one way")
-    if unclear and not found:
-        raise InputError(f"{file}: {unclear} may be a thousand times as much; write numbers without marks between thousands")
-    return found.pop() if found else "."
-
-
-def _with_points(head: str, cell: str, mark: str) -> str:
-    """A cell whose numbers have decimal points, and nothing between thousands."""
-    thousands = "," if mark == "." else "."
-    numbers = [number.replace(thousands, "").replace(mark, ".") for number in _numbers(head, cell)]
-    return " ".join(numbers) if numbers else cell
-
-
-def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> list[str]:
-    """The columns that heads name; empty for what is not read, which is told."""
-    if len(written) < 2:
-        raise InputError(f"{file}: its head has no commas; columns are set apart by them: {', '.join(_COLUMNS)}")
-    heads, others = list[str](), list[str]()
-    for head in written:
-        plain = re.sub(r"[\s_-]+", "_", _UNIT.sub("", head).strip().lower())
-        name = _ALSO.get(plain, plain)
-        if name not in _COLUMNS and not _OTHERS.match(name) and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
-            raise InputError(f"{file}: no column {head!r} is read; did you mean {close[0]}? (docs/hardware.md has all)")
-        unit = _UNIT.search(head)
-        if name in _COLUMNS and unit and unit[1].strip().lower() not in _UNITS.get(name, ()):
-            raise InputError(f"{file}: column {head!r} is in {unit[1]}; {name} is in {_UNITS.get(name, ('no unit',))[0]}")
-        heads.append(name if name in _COLUMNS else "")
-        others += [head] if name not in _COLUMNS else []
-    if twice := [head for head in heads if head and heads.count(head) > 1]:
-        raise InputError(f"{file}: column {twice[0]!r} is there twice")
-    if not {"concurrency", "rate"} & set(heads):
-        raise InputError(f"{file}: a column concurrency, or rate, is needed; a line that begins with # is no head")
-    if others:
-        say(f"note: not read of {file}: {', '.join(others)}; what is read: {', '.join(_COLUMNS)}")
-    return heads
 
 
 def _point(line: int, row: Mapping[str, str], say: Callable[[str], None]) -> MeasuredPoint:

@@ -26,7 +26,8 @@ from harness.hardware.calibration import (
 )
 from harness.hardware.discrepancy import Combined
 from harness.hardware.loops import Floats, Served, Timed
-from harness.hardware.measured import MeasuredPoint, Metric
+from harness.hardware.measured import MeasuredPoint
+from harness.hardware.table import Metric
 from harness.hardware.terms import Base
 from simulator.load import Arrivals
 from simulator.policies import NO_DRAFTER

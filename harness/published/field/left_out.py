@@ -13,8 +13,9 @@ import polars as pl
 
 from harness.hardware.calibration import simulated
 from harness.hardware.forecast import crossovers, predictions, winners
-from harness.hardware.measured import MeasuredPoint, Metric, base_profile, losing
+from harness.hardware.measured import MeasuredPoint, base_profile, losing
 from harness.hardware.posterior import Posterior
+from harness.hardware.table import Metric
 from harness.hardware.terms import Base
 from harness.published.field.page import Decision, Experiment, FieldPoint, field_point, summarised
 from harness.published.paper.fit import Tables
