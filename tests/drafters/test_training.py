@@ -16,8 +16,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
@@ -28,26 +26,19 @@ from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import LearnedDrafter
 from drafters.sharding import load_shared, shared_bytes
 from drafters.target import Target
-from drafters.training.design import Made, default_taps, make_drafter, save_made, warm_drafter, widen_tables
-from drafters.training.held_out import acceptances, drafting_on, ratio, walk
+from drafters.training.design import Made, make_drafter, save_made, warm_drafter, widen_tables
+from drafters.training.held_out import acceptances, drafting_on
 from drafters.training.held_out import prepare as read_held_out
 from drafters.training.loop import STATE, Evaluated, Material, Trainer, Watch
 from drafters.training.losses import TRAINING, Training, draft_loss
-from drafters.training.muon import orthogonal
-from drafters.training.recipe import Design, Recipe, cache_bytes
+from drafters.training.recipe import Recipe
 from drafters.training.states import States
-from drafters.training.texts import Split, Text, TextBatch, batches, default_share, most_frequent, overlap, split, usable
+from drafters.training.texts import Text, TextBatch, batches, most_frequent, usable
 from simulator.errors import InputError
-from simulator.hardware.catalogue import devices
-from simulator.hardware.training import Recipe as Needed
-from simulator.hardware.training import target_of, training_cost
-from simulator.numbers import abbreviated
-from simulator.records import MAX_GAMMA, Sampling
+from simulator.records import Sampling
 from tests.drafters.conftest import END, VOCAB
-from tests.drafters.families import family_model, generated, micro_model, prompts
-
-SMALL = {"layers": 1, "gamma": 3}
-RECIPE = Recipe(steps=12, batch=4, anchors=4, evaluations=3, patience=3, warmup=0.2)
+from tests.drafters.families import family_model, prompts
+from tests.drafters.training import RECIPE, design
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +52,6 @@ def texts(target: Target) -> list[Text]:
     said = dict(decode(target, NoDrafter(), requests, Sampling(), max_batch=48))
     found = [Text(f"t/{i}", "math" if i % 2 else "code", asked[i], tuple(said[i].token_ids)) for i in range(len(asked))]
     return usable(found, 64)
-
-
-def design(kind: str, **changes: Any) -> Design:
-    sizes = {**SMALL, **({"rank": 4} if kind == "dspark" else {}), **changes}
-    return Design(kind=kind, **{k: v for k, v in sizes.items() if not (kind == "mtp" and k == "layers")})
 
 
 def material_of(made: Made, target: Target, texts: Sequence[Text], folder: Path | None = None, most: int = 0) -> Material:
@@ -153,86 +139,6 @@ def test_training_raises_the_accepted_length_and_the_loader_reads_what_it_writes
     assert [d.tau for d in again] == pytest.approx([d.tau for d in trainer.best.drafting], abs=0.03)  # bfloat16
 
 
-@pytest.mark.parametrize("kind", TRAINING)
-@pytest.mark.parametrize(
-    "family",
-    [
-        "llama",
-        "gemma4 (text)",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "gpt2")),
-    ],
-)
-def test_targets_of_every_family_have_drafters(family: str, kind: str, tmp_path: Path) -> None:
-    """Made, written and read again they decode as the target alone."""
-    target = Target(family_model(family))
-    made = make_drafter(design(kind, layers=1 if kind == "eagle3" else 2), target, [], None, 0)
-    save_made(made, target, tmp_path)
-    drafter = load_drafter(str(tmp_path), target)
-    own = {"llama": "llama" if kind == "eagle3" else "qwen3", "gemma4 (text)": "qwen3" if kind == "mtp" else "gemma4"}
-    assert isinstance(drafter, LearnedDrafter)
-    assert drafter.settings.shape.family == own.get(family, "qwen3")
-    request = DecodeRequest(prompts()[0], 8, (0,))
-    [(_, done)] = decode(target, drafter, [request], Sampling(temperature=0), max_batch=1)
-    assert done.token_ids == generated(target.model, prompts()[0], 8)
-
-
-@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
-def test_a_gemmas_drafter_in_speculators_format_is_as_the_library_builds_it(kind: str, tmp_path: Path) -> None:
-    """Qwen3's layers over the bare rows of a table that the target itself scales, whether the files hold a copy or not; in
-    DeepSpec's format Gemma-4's over scaled ones."""
-    target, ids = Target(family_model("gemma4 (text)")), torch.tensor([[3, 7]])
-    target.config.final_logit_softcapping = 30.0
-    table = target.embedding.get_parameter("weight")
-    for written, factor in (("speculators", 1.0), ("deepspec", 64**0.5)):
-        folder = tmp_path / written
-        made = make_drafter(design(kind, layers=1, format=written), target, [], None, 0)
-        save_made(made, target, folder)
-        loaded = load_drafter(str(folder), target)
-        assert isinstance(loaded, LearnedDrafter)
-        for drafter in (made.drafter, loaded):
-            torch.testing.assert_close(drafter.embed(ids), table[ids] * factor, atol=1e-2, rtol=1e-2)
-        settings = loaded.settings
-        expected = ("qwen3", None, "silu") if factor == 1 else ("gemma4", 30.0, target.config.hidden_activation)
-        assert (settings.shape.family, settings.softcap, settings.shape.activation) == expected
-    reduced = make_drafter(design(kind, layers=1, vocabulary=4), target, [], [3, 4, 5, 9], 0)
-    assert reduced.format == "speculators"
-
-
-def test_a_head_that_does_more_than_its_matrix_is_shared_as_its_matrix(tmp_path: Path) -> None:
-    """Dory's scales its logits, by a number that no drafter's format has."""
-    target = Target(family_model("dory"))
-    assert {name for name, _ in target.lm_head.named_parameters()} == {"weight", "logit_scale"}
-    made = make_drafter(design("mtp", format="speculators"), target, [], None, 0)
-    save_made(made, target, tmp_path)
-    loaded = load_drafter(str(tmp_path), target)
-    assert isinstance(loaded, LearnedDrafter)
-    states = torch.randn(3, target.hidden_size, generator=torch.Generator().manual_seed(0))
-    for drafter in (made.drafter, loaded):
-        torch.testing.assert_close(drafter.lm_head(states), states @ target.lm_head.get_parameter("weight").T)
-
-
-def test_a_target_whose_embedding_is_narrower_than_its_states_lends_no_tables(tmp_path: Path) -> None:
-    """OPT-350m's, which projects between the two."""
-    wide, narrow = (Target(micro_model("opt", ffn_dim=128, word_embed_proj_dim=size)) for size in (64, 32))
-    with pytest.raises(InputError, match=r"rows of its embedding have 32 numbers and a draft's states 64"):
-        make_drafter(design("dspark"), narrow, [], None, 0)
-    save_made(make_drafter(design("mtp", format="speculators"), wide, [], None, 0), wide, tmp_path)
-    with pytest.raises(InputError, match="rows of its embedding have 32 numbers"):
-        load_drafter(str(tmp_path), narrow)
-
-
-def test_a_target_whose_head_has_a_bias_is_refused_before_training_or_has_drafts_of_a_reduced_vocabulary(
-    tmp_path: Path,
-) -> None:
-    target = Target(family_model("phi"))
-    with pytest.raises(InputError, match=r"its output head has a bias.*--vocabulary"):
-        make_drafter(design("dspark"), target, [], None, 0)
-    save_made(make_drafter(design("dspark", vocabulary=4), target, [], [3, 4, 5, 9], 0), target, tmp_path)
-    loaded = load_drafter(str(tmp_path), target)
-    assert isinstance(loaded, LearnedDrafter)
-    assert loaded.lm_head.get_parameter("weight").shape == (4, target.hidden_size)
-
-
 @pytest.mark.parametrize("kind", ["dspark", "eagle3"])
 def test_a_reduced_vocabulary_is_written_and_gone_on_from(
     kind: str, target: Target, texts: list[Text], tmp_path: Path
@@ -267,46 +173,6 @@ def test_held_out_answers_are_accepted_as_a_recording_says(kind: str, target: Ta
         [[anchors]] = recorded.values()
         inside = np.arange(len(ours))[:, None] + np.arange(1, made.drafter.gamma + 1) <= len(ours)
         np.testing.assert_allclose(ours[inside], anchors.accept_prob[inside], atol=1e-4)
-
-
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
-def test_the_walk_is_the_mean_of_walks(anchors: int, gamma: int, seed: int) -> None:
-    """Against every way to walk, counted out one by one."""
-    accept = np.random.default_rng(seed).random((anchors, gamma))
-
-    def rounds_from(t: int) -> float:
-        if t >= anchors:
-            return 0.0
-        total, reach, left = 1.0, 1.0, anchors - t
-        for a in range(gamma + 1):
-            stops = reach * (1 - accept[t, a]) if a < gamma else reach
-            total += stops * rounds_from(t + min(a + 1, left))
-            reach = reach * accept[t, a] if a < gamma else 0.0
-        return total
-
-    tokens, rounds, counts = walk(accept)
-    assert tokens == anchors
-    assert rounds == pytest.approx(rounds_from(0))
-    assert (counts[0] <= counts[1] + 1e-12).all()
-
-
-def test_acceptance_one_everywhere_commits_whole_blocks() -> None:
-    tokens, rounds, counts = walk(np.ones((12, 3)))
-    assert tokens / rounds == 4
-    assert (counts[0] == counts[1]).all()
-
-
-@given(st.lists(st.tuples(st.integers(2, 60), st.integers(1, 30)), min_size=2, max_size=12))
-@settings(max_examples=50, deadline=None)
-def test_the_error_of_an_accepted_length_is_a_ratios(answers: list[tuple[int, int]]) -> None:
-    """The variance of the mean of what each unit moves the ratio by; alike units have none, and one says nothing."""
-    tokens, rounds = np.array(answers, float).T
-    found, error = ratio(tokens, rounds)
-    moves = (tokens - found * rounds) / rounds.mean()
-    assert found == pytest.approx(tokens.sum() / rounds.sum())
-    assert error == pytest.approx(moves.std(ddof=1) / len(moves) ** 0.5, abs=1e-12)
-    assert ratio(tokens[:1], rounds[:1])[1] is None
 
 
 class Killed(BaseException):
@@ -539,127 +405,6 @@ def test_what_nobody_can_say_is_no_infinite_loss(target: Target, texts: list[Tex
     assert bool(loss.isfinite())
 
 
-def test_prompts_are_held_out_with_their_conversations_and_their_doubles() -> None:
-    made = [Text(f"{i}.{t}", "d", (i % 50, *range(t)), (1, 2, 3), str(i)) for i in range(100) for t in range(3)]
-    parts = split(made, 0.3)
-    sides = [{t.prompt[0] for t in part} for part in parts]
-    assert not sides[0] & sides[1]
-    assert 0.1 < len(parts.held_out) / len(made) < 0.5
-    later = [replace(t, opening=(int(t.conversation) % 50,)) for t in made if not t.name.endswith(".0")]
-    assert {t.name for t in split(later, 0.3).held_out} == {t.name for t in parts.held_out} - {t.name for t in made[::3]}
-    assert split(made, 0.3) == parts
-    with pytest.raises(InputError, match="of 1 different prompts none is held out"):
-        split(made[:3], 0.01)
-
-
-def test_overlap_counts_runs_of_13_tokens_and_no_template() -> None:
-    template, rng = (7, 7, 7), np.random.default_rng(0)
-    rows = [tuple(int(x) for x in rng.integers(10, 1000, 30)) for _ in range(4)]
-    train = [Text(str(i), "d", template + rows[i] + template, rows[i + 1]) for i in range(2)]
-    fresh = Text("x", "d", template + rows[3] + template, (1, 2, 3))
-    assert overlap(Split(train, [fresh])) == (0, 0)
-    known = Text("y", "d", template + rows[0][:20] + rows[3][:10] + template, rows[2])
-    of_prompts, of_answers = overlap(Split(train, [known]))
-    assert of_prompts == pytest.approx(8 / 18)
-    assert of_answers == 1
-
-
-@given(st.integers(4, 40), st.integers(1, 4), st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
-def test_batches_follow_the_step_alone(count: int, size: int, start: int) -> None:
-    some = [Text(str(i), "d", (1,) * (i % 7 + 1), (2,) * 3) for i in range(count)]
-    whole, later = batches(some, size, 5), batches(some, size, 5, start)
-    drawn = [next(whole) for _ in range(start + 3)]
-    assert drawn[start:] == [next(later) for _ in range(3)]
-    assert all(len({*batch}) == size for batch in drawn)
-
-
 def test_too_few_answers_for_a_batch_are_refused(texts: list[Text]) -> None:
     with pytest.raises(InputError, match="--batch 4: there are 3 usable answers"):
         next(batches(texts[:3], 4, 0))
-
-
-def test_an_orthogonal_update_has_singular_values_of_about_one() -> None:
-    for shape in ((8, 8), (16, 6), (5, 20)):
-        values = torch.linalg.svdvals(
-            orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1)), torch.float32)
-        )
-        assert values.min() > 0.3
-        assert values.max() < 1.3
-
-
-def test_the_longest_draft_is_one_that_records_hold() -> None:
-    assert Design(kind="dflash", gamma=MAX_GAMMA - 1).gamma == 253
-    with pytest.raises(ValueError, match="--gamma 254"):
-        Design(kind="dflash", gamma=MAX_GAMMA)
-
-
-def test_rates_rise_and_fall() -> None:
-    recipe = Recipe(warmup=0.1, decay=0.5)
-    rates = [recipe.rate(step, 100) for step in range(100)]
-    assert rates[:2] == pytest.approx([0.1, 0.2])
-    assert rates[10:50] == [1.0] * 40
-    assert rates[75] == pytest.approx(0.5)
-    assert rates[99] == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(("text", "size"), [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("0", 0), ("7B", 7)])
-def test_sizes_are_read(text: str, size: int) -> None:
-    assert cache_bytes(text) == size
-
-
-@pytest.mark.parametrize(
-    ("make_one", "said"),
-    [
-        (lambda: Design(kind="ngram"), "KIND ngram"),
-        (lambda: Design(kind="eagle3", rank=4), "--rank 4"),
-        (lambda: Design(kind="mtp", layers=2), "--layers 2"),
-        (lambda: Design(kind="mtp", vocabulary=8), "--vocabulary 8"),
-        (lambda: Design(kind="dspark", taps=(1, 1)), "--taps 1,1"),
-        (lambda: Recipe(learning_rate=float("nan")), "--learning-rate nan"),
-        (lambda: Recipe(accumulate=99), "--accumulate 99"),
-        (lambda: cache_bytes("20 goblins"), "--cache 20 goblins"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(make_one: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make_one()
-
-
-@pytest.mark.parametrize(("kind", "layers"), [(k, n) for k in ("dspark", "dflash", "eagle3") for n in (1, 2, 3, 4, 5, 36)])
-def test_the_last_layer_is_tapped_where_there_is_no_other(kind: str, layers: int) -> None:
-    taps = default_taps(kind, layers)
-    assert taps == tuple(sorted({*taps}))
-    assert (layers - 1 in taps) == (layers == 1)
-
-
-@pytest.mark.parametrize(("heads", "shared"), [((8, 8), False), ((8, 16), False), ((8, 16), True)])
-def test_drafts_over_gemma4_have_the_heads_of_its_full_layers(heads: tuple[int, int], shared: bool, tmp_path: Path) -> None:
-    """As transformers writes its configuration now; and what training would take is told of the same shape."""
-    own = {
-        "head_dim": heads[0], "global_head_dim": heads[1], "num_global_key_value_heads": 1 if shared else None,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 6, "layer_types": ["sliding_attention", "full_attention"] * 3, "attention_k_eq_v": shared,
-        "hidden_size_per_layer_input": 0, "vocab_size": VOCAB,
-    }  # fmt: skip
-    model = micro_model("gemma4_text", **own)
-    made = make_drafter(design("eagle3", taps=(1, 2, 3)), Target(model), [], None, 0)
-    full: Any = model.model.layers[-1].self_attn
-    shape = made.drafter.settings.shape
-    assert (shape.family, shape.head_dim) == ("gemma4", full.head_dim)
-    assert shape.kv_heads * shape.head_dim == full.k_proj.out_features
-    model.config.save_pretrained(tmp_path)
-    trained = sum(p.numel() for p in made.drafter.parameters() if p.requires_grad)
-    cost = training_cost("eagle3", target_of(str(tmp_path)), devices()["h100"], 1, Needed(tokens=1e6, epochs=1))
-    assert cost.parameters == pytest.approx(trained, rel=0.02)  # norms apart
-
-
-@pytest.mark.parametrize(("prompts", "share"), [(3, 0.2), (40, 0.2), (80, 0.1), (160, 0.05), (10**4, 0.05)])
-def test_of_few_prompts_a_larger_share_is_held_out(prompts: int, share: float) -> None:
-    """So that about eight are, of a fifth at most; turns of a conversation are one."""
-    texts = [Text(f"{i}/{t}", "chat", (i, *[7] * t), (1, 2, 3), str(i)) for i in range(prompts) for t in (0, 1)]
-    assert default_share(texts) == pytest.approx(share)
-
-
-def test_small_numbers_of_parameters_are_told() -> None:
-    assert [abbreviated(n) for n in (57_312, 12_400_000, 640)] == ["57.3 k", "12.4 M", "640"]
