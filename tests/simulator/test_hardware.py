@@ -214,7 +214,21 @@ def test_every_profile_loads_and_never_falls(name: str, tmp_path: Path) -> None:
 
 def test_the_issue_s_devices_and_models_are_there() -> None:
     targets = ["qwen3-4b", "qwen3-8b", "qwen3-14b", "gemma-4-12b", "deepseek-v4-flash", "deepseek-v4-pro"]
-    known = ["a100", "h100", "h200", "b200", "l4", "l40s", "rtx4090", "mi300x", "mi325x", "mi355x"]
+    known = [
+        "a100",
+        "h100",
+        "h200",
+        "b200",
+        "gb200",
+        "gb10",
+        "l4",
+        "l40s",
+        "rtx4090",
+        "rtx5090",
+        "mi300x",
+        "mi325x",
+        "mi355x",
+    ]
     expected = {f"{d}/{m}" for d in known for m in targets}
     assert expected | {B300} <= set(bundled_profiles())
     assert find_profile("h100/qwen3-4b").source == "roofline"

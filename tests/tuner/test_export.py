@@ -3,216 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-import shlex
 import sys
 import types
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from harness.vllm.checkpoints import speculative as speculative_of
 from harness.vllm.speculative import check
-from results.store.decisions import models_of
-from results.store.studies import K_BY_BATCH, OVER_NONE, StudyConfirmation
-from simulator.configuration import Configuration
-from simulator.decision import Decision, Gain, Range
-from simulator.errors import AnswerIsNo
-from simulator.hardware.catalogue import find_profile
-from simulator.hardware.profile import Profile
+from results.store.studies import K_BY_BATCH, OVER_NONE
+from simulator.decision import Gain, Range
 from simulator.load import Users
-from simulator.mix import Mix
-from simulator.plan import StudyPlan, serving_of
+from simulator.plan import serving_of
 from simulator.policies import PolicySpec
 from simulator.policies.own import FACTS, OwnPolicy, remember
-from simulator.records import Recording
-from simulator.serving.command import Models, batch_rows
+from simulator.serving.command import batch_rows
 from simulator.serving.engine import ServingEngine
 from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
-from simulator.traces import Trace
 from tests.tuner.configurations import configuration, plain
-from tests.tuner.test_sensitivity import trials
-from tuner.by_load import by_load
-from tuner.display import _print_table_of_all_loads, print_study
+from tests.tuner.exports import (
+    FOUND,
+    FOUND_MTP,
+    STUDY,
+    WON,
+    decided,
+    exported,
+    found_with,
+    models,
+    row_of,
+    study_of,
+)
 from tuner.export import (
-    _winners,
-    better,
     confirmed_gains,
     export_content,
     export_study,
-    gains_by_load,
-    one_k,
     serving,
-    unsettled,
 )
-from tuner.k_by_batch import k_by_batch
-from tuner.plan import StudyInputs
-from tuner.prompts import TraceKey
-from tuner.stored import AtLoad, StoredStudy
-
-
-def row_of(
-    role: str, policy: str, gain: float, gain_half_width: float | None, *, drafter: str = "dspark", gamma: int = 7
-) -> StudyConfirmation:
-    """What was confirmed beside a winner, as far as an export reads it."""
-    return StudyConfirmation(
-        load=Users(64), place=1, role=role, error=None, configuration=configuration(drafter, gamma, policy), exact=True,
-        prompts=10, draws=5, figures=None, half_widths=None, gain=gain,
-        gain_half_width=gain_half_width, violations=None, feasible=None,
-    )  # fmt: skip
-
-
-def found_with(*beside: StudyConfirmation) -> AtLoad:
-    """What was found at a load, with nothing but this beside the winner."""
-    return AtLoad(trials={}, errors=[], decision=None, winner=None, beside=list(beside), closest=None, sensitivities=[])
-
-
-FOUND = found_with(
-    row_of("k by batch", "k_by_batch:8=7/32=3/64=0", 0.25, 0.01), row_of("in vLLM", "vllm_adaptive", 0.1, None)
-)
-FOUND_MTP = found_with(row_of("k by batch", "k_by_batch:8=7/32=3/64=0", 0.25, 0.01, drafter="mtp", gamma=3))
-PLAN = StudyPlan(
-    profile=dataclasses.replace(find_profile("h100/qwen3-4b"), gpus=2), loads=[Users(64)], objective="throughput",
-    request_cap=64,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(("caps", "told"), [((64, 64), "Its command: tuner export"), ((64, 32), "--concurrency USERS")])
-def test_one_table_has_one_request_cap(caps: tuple[int, int], told: str) -> None:
-    """Tables of the same rows under other caps are other servers: no export has their command."""
-    loads = {}
-    for load, cap in zip((Users(8), Users(64)), caps, strict=True):
-        table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=cap)
-        row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures={OVER_NONE: 0.1})
-        loads[load] = found_with(row)
-    console = Console(file=io.StringIO(), width=200)
-    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
-    assert told in cast("io.StringIO", console.file).getvalue()
-
-
-def test_a_load_at_which_too_few_requests_finished_leaves_no_table() -> None:
-    table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=64)
-    loads = {}
-    for users, finished in ((8, 100.0), (64, 3.0)):
-        figures = {OVER_NONE: 0.1, "finished": finished}
-        row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures=figures)
-        loads[Users(users)] = found_with(row)
-    console = Console(file=io.StringIO(), width=200)
-    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
-    assert "Its gains" not in cast("io.StringIO", console.file).getvalue()
-
-
-def test_a_load_without_a_winner_has_no_row_and_leaves_the_table() -> None:
-    table = configuration("dspark", 7, "k_by_batch:8=7/64=0", cap=64)
-    row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", 0, None), configuration=table, figures={OVER_NONE: 0.1})
-    loads = {Users(8): found_with(row), Users(64): found_with(row), Users(256): found_with()}
-    console = Console(file=io.StringIO(), width=200)
-    _print_table_of_all_loads(cast("StoredStudy", SimpleNamespace(loads=loads, study_id="ab12cd")), console, Path("runs"))
-    told = cast("io.StringIO", console.file).getvalue()
-    assert "Its command: tuner export" in told
-    assert told.index("o row for 256 users") < told.index("Its command")
-    assert "from other draws of the prompts" in " ".join(told.split())
-
-
-def test_no_winner_at_one_load_names_the_way_out_to_the_others() -> None:
-    won = msgspec.structs.replace(FOUND, winner=WON)
-    loads = {Users(8): won, Users(64): found_with()}
-    study = msgspec.structs.replace(study_of(loads=list(loads)), loads=loads)
-    with pytest.raises(AnswerIsNo, match=r"no winner at 64 users.*--concurrency .*: 8$"):
-        _winners(study, None, VLLM, Path("runs"))
-
-
-def test_of_a_study_that_is_not_finished_the_command_to_go_on_is_named() -> None:
-    study = msgspec.structs.replace(study_of(), finished=False, loads={Users(64): found_with()})
-    with pytest.raises(AnswerIsNo, match=r"not finished; go on with: tuner search --resume abc --out .*elsewhere"):
-        _winners(study, None, VLLM, Path("elsewhere"))
-
-
-def test_a_study_of_one_load_ends_with_what_is_to_be_run_and_its_table_marks_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    won = msgspec.structs.replace(WON, figures={**FIGURES, "p95_ttft": 0.1, "tau": 3.0})
-    confirmed = msgspec.structs.replace(won, role="default", place=1, configuration=plain(64))
-    tried = {"cut": 0, "failed": 0, "whole": 2}
-    found = msgspec.structs.replace(
-        FOUND, winner=won, beside=[confirmed], decision=decided(plain(64), VLLM, "vllm serve X"), trials=tried
-    )
-    study = msgspec.structs.replace(study_of(loads=[Users(64)]), loads={Users(64): found})
-    monkeypatch.setattr("tuner.display.read_study", lambda store, name: study)
-    print_study(cast("Any", SimpleNamespace(file=Path("runs/specyard.duckdb"))), "abc", as_json=False)
-    lines = capsys.readouterr().out.splitlines()
-    [marked] = [i for i, line in enumerate(lines) if "to be run" in line and "none" in line]
-    command = next(i for i, line in enumerate(lines) if "vllm serve X" in line)
-    assert marked < command
-    assert not any("fixed:7" in line and "to be run" in line for line in lines)
-
-
-def test_a_load_at_which_nothing_is_recommended_is_said() -> None:
-    decision = Decision(
-        engine=VLLM, profile="h100/toy", source="roofline", load=Users(8), promise=(), traffic="toys",
-        figure="throughput", errors={}, reason="only 88 requests finished",
-    )  # fmt: skip
-    loads = {Users(8): msgspec.structs.replace(FOUND, decision=decision), Users(64): FOUND}
-    assert unsettled(loads) == ["no recommendation for 8 users: only 88 requests finished"]
-
-
-def test_one_choice_for_several_loads_tells_its_gain_at_each() -> None:
-    """The bar of half the gain is half as long; where it was not confirmed is said."""
-    row = msgspec.structs.replace(row_of("winner", "fixed:7", 0, None), half_widths={OVER_NONE: 0.02})
-    won = {Users(8): 1.0, Users(64): 0.5}
-    loads = {
-        load: msgspec.structs.replace(FOUND, winner=msgspec.structs.replace(row, figures={OVER_NONE: gain}))
-        for load, gain in won.items()
-    }
-    candidate = configuration("dspark", 7, "fixed:7")
-    _, first, second = gains_by_load(loads, candidate)
-    assert ("8 users" in first, "64 users" in second) == (True, True)
-    assert ("+100.0% ±  2.0%" in first, "+50.0% ±  2.0%" in second) == (True, True)
-    assert first.count("█") == 2 * second.count("█") > 0
-    assert "not confirmed" in gains_by_load({**loads, Users(256): FOUND}, candidate)[-1]
-    assert gains_by_load({Users(8): loads[Users(8)]}, candidate) == []
-    assert gains_by_load(loads, plain(64)) == []
-
-
-def study_of(**options: Any) -> StoredStudy:
-    """A study of this plan, with some of it otherwise."""
-    plan = msgspec.structs.replace(PLAN, **options)
-    return StoredStudy(
-        study_id="abc", run_id="def", finished=True, plan=plan, target="Qwen/Qwen3-4B", synthesised=False,
-        kinds={"dspark": "dspark"},
-        loads=dict.fromkeys(plan.loads, FOUND), row={},
-    )  # fmt: skip
-
-
-STUDY = study_of()
-
-
-def models(drafter: str, kind: str, temperature: float, **target: Any) -> Models:
-    """What an export reads of a row of `runs`."""
-    declared = {"kind": kind, "checkpoint": f"org/{drafter}"}
-    target = {"source": "Qwen/Qwen3-4B", **target}
-    return models_of({"target": target, "drafters": {drafter: declared}, "sampling": {"temperature": temperature}})
-
-
-def exported(
-    drafter: str, gamma: int, policy: str, confidences: Any = "none", kind: str | None = None, found: AtLoad = FOUND
-) -> tuple[Any, str]:
-    """(speculative configuration, notes) of a configuration, the configuration read back from the command."""
-    winner = configuration(drafter, gamma, policy, confidences, kind=kind)
-    made = serving(winner, found, STUDY, models(drafter, kind or drafter, 0.7))
-    words = shlex.split(made.command.replace("\\\n", " "))
-    assert words[:3] == ["vllm", "serve", "Qwen/Qwen3-4B"]
-    assert words[words.index("--max-num-seqs") + 1] == "64"
-    assert words[words.index("--tensor-parallel-size") + 1] == "2"
-    speculative = json.loads(words[words.index("--speculative-config") + 1]) if "--speculative-config" in words else None
-    return speculative, "\n".join(made.notes)
+from tuner.stored import AtLoad
 
 
 def test_vllm_drafts_as_what_was_simulated() -> None:
@@ -357,21 +189,6 @@ def content(monkeypatch: pytest.MonkeyPatch, found: AtLoad) -> dict[str, Any]:
     return export_content(stored(monkeypatch, found), "abc", None)
 
 
-def decided(candidate: Configuration, engine: ServingEngine | None, command: str = "") -> Decision:
-    """A decision, as far as an export reads it."""
-    sure = Range(100, 90, 110)
-    return Decision(
-        engine=engine, profile="h100/toy", source="roofline", load=Users(64), promise=(), traffic="toys",
-        figure="throughput", candidate=candidate, command=command, value=sure, tps=Range(20, 19, 21), p95_ttft=sure,
-    )  # fmt: skip
-
-
-FIGURES = {"throughput": 4321.0, "tps": 77.0}
-WON = msgspec.structs.replace(
-    row_of("winner", "fixed:7", 0, None, drafter="eagle3"), figures=FIGURES, half_widths={"throughput": 5.0}
-)
-
-
 @pytest.mark.parametrize("engine", [None, VLLM])
 @pytest.mark.parametrize("form", ["sglang", "vllm", "llama.cpp"])
 def test_what_was_decided_is_exported_to_whoever_can_run_it(
@@ -497,52 +314,6 @@ def test_n_gram_is_exported_as_it_is_validated(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_a_table_over_loads_says_where_something_else_is_better(confirmed: bool) -> None:
-    """By hand: at 64 users adaptive verification gives 5 % more than k = 7 in the search, and 3 % on other prompts; 0.5 % is
-    not said."""
-    adaptive, table = configuration("dspark", 7, "vllm_adaptive", "raw"), configuration("dspark", 7, "k_by_batch:64=7")
-    everything = {
-        users: trials(
-            (plain(64), 100, "complete", -1.0),
-            (configuration("dspark", 7, "fixed:7"), 200, "complete", -1.0),
-            (adaptive, value, "complete", -1.0),
-            (configuration("dspark", 7, "oracle"), 900, "complete", -1.0),
-        )
-        for users, value in ((8, 201), (64, 210))
-    }
-    found = by_load(everything, {"dspark": True})
-    assert found is not None
-    assert found.configuration == table
-    won = msgspec.structs.replace(WON, configuration=adaptive)
-    loads = {}
-    for users, gain in ((8, 0.005), (64, 0.03)):
-        row = msgspec.structs.replace(row_of(K_BY_BATCH, "fixed:7", gain, 0.02), configuration=table, figures=FIGURES)
-        loads[Users(users)] = msgspec.structs.replace(FOUND, winner=won, beside=[row] if confirmed else [])
-    study = msgspec.structs.replace(study_of(loads=list(loads)), loads=loads)
-    [line] = better(found, everything, study)
-    more = "3.0% ± 2.0% more on prompts the search has not seen" if confirmed else "5.0% more on the search's own prompts"
-    assert line.startswith(f"at 64 users dspark γ=7 vllm_adaptive (raw) cap 64 gives {more}")
-    assert line.endswith(": --concurrency 64 exports it")
-
-
-@pytest.mark.parametrize(
-    ("users", "whole", "told"), [((8, 64), True, True), ((8, 64), False, False), ((8, 999), True, False)]
-)
-def test_a_table_of_whole_blocks_alone_is_said_to_be_no_choice_of_k(users: tuple[int, int], whole: bool, told: bool) -> None:
-    """Drafting pays at both loads; at 999 users it would not."""
-    everything = {
-        n: trials(
-            (plain(n), 100, "complete", -1.0),
-            (configuration("dspark", 7, "fixed:7"), 50 if n == 999 else 200, "complete", -1.0),
-        )
-        for n in users
-    }
-    found = by_load(everything, {"dspark": whole})
-    assert found is not None
-    assert bool(one_k(found, {"dspark": whole}, VLLM)) == told
-
-
 def test_a_name_that_is_only_a_files_is_not_passed_off_as_a_model() -> None:
     winner = configuration("mtp", 3, "fixed:3")
     recorded = models("mtp", "mtp", 0.7, source="my-llama", named_after="my-llama.json", synthesised=True)
@@ -601,25 +372,6 @@ def test_fields_are_checked_where_vllm_is_installed(monkeypatch: pytest.MonkeyPa
     assert "refuses the numbers: an unlucky" in check({"method": "dspark", "num_speculative_tokens": 13})
     assert "does not know enable_adaptive_verification" in check({"enable_adaptive_verification": True})
     assert "refuses method" in check({"method": "medusa"})
-
-
-def test_the_table_follows_the_hardware(grounds: Any, plan_of: Any) -> None:
-    """Fewer tokens the more requests; with captured sizes no more than fit into the largest, as long as that pays."""
-    plan: StudyPlan = plan_of()
-    found: StudyInputs = grounds(plan)
-    trace: Trace = found.traffic.trace(TraceKey("search", Recording("dspark", 7, "none")))
-    mix = Mix(trace, found.weights)
-
-    def rows(profile: Profile) -> list[tuple[int, int, int]]:
-        table = k_by_batch(trace, mix, profile.cost("dspark", 7, 256, 2048), [2**i for i in range(9)])
-        return batch_rows(table, 7, 256)
-
-    assert plan.profile.captured == 512
-    smooth, captured = rows(dataclasses.replace(plan.profile, captured_tokens=(), launches=None)), rows(plan.profile)
-    assert smooth[0][2] == captured[0][2] == 7
-    assert [k for *_, k in smooth] == sorted((k for *_, k in smooth), reverse=True)
-    [at_128] = [k for first, last, k in captured if first <= 128 <= last]
-    assert 128 * (1 + at_128) == 512
 
 
 def test_a_figure_that_nobody_knows_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
