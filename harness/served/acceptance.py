@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from harness.served.by_load import Trend, shifted, trend_of
 from harness.served.compared import design
 from harness.served.draft_lengths import Shortener, Tries, all_tries, explained, shares_of_length, tries_of
 from harness.served.observed import Drafts, Interval, ServedRequest
@@ -65,6 +66,8 @@ class Acceptance:
     """Tokens of the longest drafts of which there are enough; K unless the engine made them short."""
     longer: Floats
     """Share of drafts that would have at least k tokens, were K asked for, [K]."""
+    trend: Trend | None = None
+    """How it goes with the load; None where it is as good at all loads, or nobody knows."""
 
     @property
     def gamma(self) -> int:
@@ -83,6 +86,21 @@ class Acceptance:
     def tokens_drawn(self, k: int) -> Floats:
         """[draws]."""
         return self.steps_tokens[:, k]
+
+    def survival_at(self, running: float) -> Floats:
+        """`survival` with so many requests running."""
+        return self.survival if self.trend is None else shifted(self.survival[None], self.trend.shift(running))[0]
+
+    def survivals_at(self, running: float) -> Floats:
+        """`survivals` with so many requests running."""
+        return self.survivals if self.trend is None else shifted(self.survivals, self.trend.shifts(running))
+
+    def tokens_at(self, k: int, running: float) -> Floats:
+        """Tokens of a request in a step with so many running, were k tokens drafted, [draws]."""
+        if self.trend is None:
+            return self.tokens_drawn(k)
+        here, in_all = (1 + self.coverages * own[:, :k].sum(1) for own in (self.survivals_at(running), self.survivals))
+        return np.asarray(self.tokens_drawn(k) * here / in_all, np.float64)
 
     def lengths_drawn(self, k: int) -> Floats:
         """Tokens of a draft, [draws]."""
@@ -135,10 +153,34 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         more, spread = _MORE
         step_tokens *= 1 + more * shorter
         steps_tokens *= 1 + shorter * (more + spread * own)
+        kept = _kept(server, step_tokens) if coverage == 1 and shortener == "nobody" else 1.0
+        step_tokens, steps_tokens = step_tokens * kept, steps_tokens * kept
+    trend = None if shortener == "engine" else trend_of(server.intervals, survival, DRAWS, rng)
+    if trend is not None:
+        basis += f"; it goes with the load: {_told(trend, survival)}"
     return Acceptance(
         survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions,
-        shortener, known, longer,
+        shortener, known, longer, trend,
     )  # fmt: skip
+
+
+def _kept(server: Server, step_tokens: Floats) -> Floats:
+    """The share of a step's tokens that requests got, were 0, 1, …, K drafted, [K + 1]: what an end cuts counts as accepted,
+    and the first token comes of no draft. Shorter drafts lose less to it; see `_each`."""
+    own = [one for one in server.intervals if one.drafts is not None]
+    steps, most = sum(one.request_steps for one in own), float(step_tokens[-1])
+    if not steps or most <= 1:
+        return np.ones(len(step_tokens))
+    lost = min(max(1 - sum(one.generated for one in own) / steps / most, 0.0), 1.0)
+    return np.asarray(1 - lost * (step_tokens - 1) / (most - 1), np.float64)
+
+
+def _told(trend: Trend, survival: Floats) -> str:
+    """What a trend comes to, in words."""
+    return " and ".join(
+        f"{1 + shifted(survival[None], trend.shift(running)).sum():.2f} tokens a draft at {running:.0f} running"
+        for running in trend.loads
+    )
 
 
 def _known_units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:

@@ -191,7 +191,7 @@ def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> F
     """Tokens a second of a request for every k, [draws, K + 1 − least], to a factor of each draw."""
     columns = []
     for k in range(least, max(acceptance.known, 1) + 1):
-        tokens, seconds = acceptance.tokens_drawn(k), costs.seconds(k, running)
+        tokens, seconds = acceptance.tokens_at(k, running), costs.seconds(k, running)
         size = min(len(tokens), len(seconds))
         columns.append(tokens[:size] / seconds[:size])
     return np.stack(columns, 1)

@@ -133,18 +133,19 @@ class Believed:
     pass_share: Floats
     block: bool
     """Whether a block takes one pass however long it is."""
-    coverage: float
-    drafted: Floats
-    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
+    acceptance: Acceptance
+    prompts: float
+    """Prompt tokens for each token of an answer: they are computed in the same steps, the more the more a step gives."""
     basis: str
     knows_off: bool = False
     reach: float = math.inf
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`; in units of a pass over one token."""
-        tokens = float(self.drafted[k])
-        passes = (1 if self.block and k else tokens) * self.coverage
-        return 1 + running * (1 + self.coverage * tokens) / self.knee + passes * self.pass_share
+        tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage
+        passes = (1 if self.block and k else tokens) * coverage
+        prompts = self.prompts * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
+        return 1 + running * (1 + coverage * tokens + prompts) / self.knee + passes * self.pass_share
 
 
 def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Believed:
@@ -156,7 +157,7 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     share, wide = _PASS.get(kind, _UNKNOWN_PASS)
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
-    made = Believed(knee, passes, block, acceptance.coverage, acceptance.drafted, "")
+    made = Believed(knee, passes, block, acceptance, prompts_for_each(server), "")
     bins = [one for one in step_bins(server.intervals) if one.stretches >= FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
@@ -177,7 +178,13 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
         weight = np.ones(many)
     chosen = rng.choice(many, DRAWS, p=weight / weight.sum())
     basis = f"assumed of drafters and devices, narrowed by {told}"
-    return Believed(knee[chosen], passes[chosen], block, acceptance.coverage, acceptance.drafted, basis)
+    return replace(made, knee=knee[chosen], pass_share=passes[chosen], basis=basis)
+
+
+def prompts_for_each(server: Server) -> float:
+    """Prompt tokens for each token of an answer, as stretches with drafts have them; 0 where they do not say."""
+    generated = sum(one.generated for one in server.intervals)
+    return sum(one.prompt_tok_s * one.seconds for one in server.intervals) / generated if generated else 0.0
 
 
 def drafting_k(server: Server, running: float) -> int:

@@ -83,8 +83,9 @@ def expected_of_rows(
         if k:
             drafts = drafts + own
             value[0] += mean
-            value[1 : k + 1] += mean * acceptance.survival[:k]
-            positions = positions + np.where(np.arange(most)[:, None] < k, own * acceptance.survivals[:size, :most].T, 0.0)
+            value[1 : k + 1] += mean * acceptance.survival_at(running)[:k]
+            survivals = acceptance.survivals_at(running)[:size, :most]
+            positions = positions + np.where(np.arange(most)[:, None] < k, own * survivals.T, 0.0)
     if not value[0]:
         return None
     shares, drawn = value[1:] / value[0], positions / drafts

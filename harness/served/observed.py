@@ -185,8 +185,9 @@ class Interval:
 
     @property
     def request_steps(self) -> float:
-        """Steps of all its requests: a token each, and those accepted beside."""
-        return max(self.generated - (self.drafts.accepted if self.drafts else 0.0), 0.0)
+        """Steps of all its requests: a token each, and those accepted beside; no fewer than drafts, whose last tokens an
+        answer's end cuts though they count as accepted."""
+        return max(self.generated - self.drafts.accepted, self.drafts.drafts) if self.drafts else self.generated
 
     @property
     def drafting(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import DRAWS, Acceptance
-from harness.served.costs import BINS, EITHER, FEWEST, KNEE, drafting_k
+from harness.served.costs import BINS, EITHER, FEWEST, KNEE, drafting_k, prompts_for_each
 from harness.served.draft_lengths import length_of
 from harness.served.observed import Interval, one_hot
 from harness.served.server import Server
@@ -42,23 +42,25 @@ _ALIKE: Final = 1.25
 
 @dataclass(frozen=True)
 class Seen:
-    """From a log that holds steps with drafts and without: t = a + c · running + f(tokens in the pass) + g · drafting.
+    """From a log that holds steps with drafts and without: t = a + c · running + f(tokens in the pass) + g · drafting
+    + p · prompts.
 
     f is convex and made of lines, for a pass goes from memory's time to arithmetic's as its tokens get more; c is what a
-    request takes however many of its tokens there are, such as its context.
+    request takes however many of its tokens there are, such as its context. Prompts of those that follow are computed in
+    the same steps, the more of them the more tokens a step gives: answers end sooner.
     """
 
     fits: Floats
-    """[draws, 4 + hinges]: a, c, g and slopes of f, in seconds."""
+    """[draws, 5 + hinges]: a, c, g, p and slopes of f, in seconds."""
     hinges: Floats
     """Tokens in a pass at which f may turn."""
     sizes: Floats
     """Tokens in the passes that were timed."""
     loads: tuple[float, float]
     """Running requests of the steps, fewest and most."""
-    coverage: float
-    drafted: Floats
-    """Tokens of a draft, were 0, 1, …, K drafted at most, [K + 1]."""
+    acceptance: Acceptance
+    prompts: float
+    """Prompt tokens for each token of an answer."""
     block: bool
     basis: str
     misfit: float
@@ -81,10 +83,11 @@ class Seen:
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`."""
-        share = float(self.drafted[k]) / self.drafted[-1]
-        seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(self.drafted) - 1))
-        seconds = seconds + self._beyond(running * (1 + self.coverage * float(self.drafted[k])))
-        size, (near, apart) = running * (1 + self.coverage * float(self.drafted[k])), _OFF_BETWEEN
+        drafted = self.acceptance.drafted
+        share = float(drafted[k]) / drafted[-1]
+        seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(drafted) - 1))
+        size, (near, apart) = running * (1 + self.acceptance.coverage * float(drafted[k])), _OFF_BETWEEN
+        seconds = seconds + self._beyond(size)
         gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
         between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
         widths = (
@@ -99,13 +102,15 @@ class Seen:
         turn it grows in proportion to its tokens."""
         if size <= self.sizes.max():
             return np.zeros(len(self.fits))
-        slopes = self.fits[:, 3:].sum(1)
-        row = np.array([1.0, *np.zeros(2), self.sizes.max(), *np.maximum(self.sizes.max() - self.hinges, 0.0)])
+        slopes = self.fits[:, 4:].sum(1)
+        row = np.array([1.0, *np.zeros(3), self.sizes.max(), *np.maximum(self.sizes.max() - self.hinges, 0.0)])
         turned = self.fits @ row + slopes * (self.turns - self.sizes.max())
         return np.asarray(np.maximum(turned / self.turns - slopes, 0.0) * np.maximum(size - self.turns, 0.0), np.float64)
 
     def _fitted(self, k: int, running: float) -> Floats:
-        row = _seen_row(running, float(self.drafted[k]), self.coverage, self.hinges, float(self.drafted[-1]), self.block)
+        drafted, coverage = self.acceptance.drafted, self.acceptance.coverage
+        prompts = self.prompts * running * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
+        row = _seen_row(running, float(drafted[k]), prompts, coverage, self.hinges, float(drafted[-1]), self.block)
         return np.asarray(np.maximum(self.fits @ row, 1e-9), np.float64)
 
 
@@ -118,11 +123,13 @@ def _hinges(sizes: Floats) -> Floats:
     return np.asarray(np.geomspace(sizes.min(), sizes.max(), _HINGES + 2)[1:-1], np.float64)
 
 
-def _seen_row(running: float, drafted: float, coverage: float, hinges: Floats, longest: float, block: bool) -> Floats:
+def _seen_row(
+    running: float, drafted: float, prompts: float, coverage: float, hinges: Floats, longest: float, block: bool
+) -> Floats:
     """What `Seen.fits` is multiplied with."""
     tokens = running * (1 + coverage * drafted)
     drafting = (1.0 if drafted else 0.0) if block else drafted / longest
-    return np.array([1.0, running, drafting, tokens, *np.maximum(tokens - hinges, 0.0)])
+    return np.array([1.0, running, drafting, prompts, tokens, *np.maximum(tokens - hinges, 0.0)])
 
 
 class _Stretch(NamedTuple):
@@ -133,17 +140,19 @@ class _Stretch(NamedTuple):
     """What a step of it took."""
     k: int
     """Tokens a draft had at most."""
+    prompts: float
+    """Prompt tokens in a step of it."""
 
 
 def _timed(server: Server) -> tuple[list[_Stretch], list[_Stretch]]:
     """Stretches with drafts, and those without, of a baseline too."""
     with_drafts = [
-        _Stretch(one.running, seconds, _k_of(one, server))
+        _Stretch(one.running, seconds, _k_of(one, server), one.prompt_tok_s * seconds)
         for one in server.intervals
         if (seconds := one.each_s) is not None and one.drafts
     ]
     plain = (*server.plain, *server.baseline)
-    return with_drafts, [_Stretch(one.running, s, 0) for one in plain if (s := one.each_s) is not None]
+    return with_drafts, [_Stretch(one.running, s, 0, one.prompt_tok_s * s) for one in plain if (s := one.each_s) is not None]
 
 
 def _k_of(one: Interval, server: Server) -> int:
@@ -179,8 +188,8 @@ def incomparable(server: Server) -> str:
         return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
     near = [
         np.log(np.median(own) / took)
-        for running, took, _ in with_drafts
-        if (own := [s for r, s, _ in without if running / _ALIKE <= r <= running * _ALIKE])
+        for running, took, *_ in with_drafts
+        if (own := [s for r, s, *_ in without if running / _ALIKE <= r <= running * _ALIKE])
     ]
     if near and (longer := float(np.median(near))) > _OFF:
         return (
@@ -201,12 +210,12 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
     coverage = acceptance.coverage
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     drafted, longest = acceptance.drafted, float(acceptance.drafted[-1])
-    passes = [(r, float(drafted[k])) for r, _, k in (*with_drafts, *without)]
-    loads = [max(r, 1e-3) for r, _ in passes]
-    sizes = [max(r * (1 + coverage * m), 1e-3) for r, m in passes]
+    passes = [(r, float(drafted[k]), prompts) for r, _, k, prompts in (*with_drafts, *without)]
+    loads = [max(r, 1e-3) for r, *_ in passes]
+    sizes = [max(r * (1 + coverage * m), 1e-3) for r, m, _ in passes]
     hinges = _hinges(np.array(sizes))
-    design = np.array([_seen_row(r, m, coverage, hinges, longest, block) for r, m in passes])
-    took_s = np.array([t for _, t, _ in (*with_drafts, *without)])
+    design = np.array([_seen_row(r, m, prompts, coverage, hinges, longest, block) for r, m, prompts in passes])
+    took_s = np.array([t for _, t, *_ in (*with_drafts, *without)])
     rng = np.random.default_rng([seed, 24])
     fits = np.empty((DRAWS // 4, design.shape[1]))
     for i in range(len(fits)):
@@ -226,8 +235,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         hinges,
         np.array(sizes),
         (min(loads), max(loads)),
-        coverage,
-        drafted,
+        acceptance,
+        prompts_for_each(server),
         block,
         basis,
         misfit,
@@ -257,8 +266,8 @@ def _fewer(stretches: list[_Stretch]) -> list[_Stretch]:
     for k, alike in groupby(ordered, key=lambda one: one.k):
         some = list(alike)
         for own in (some[i : i + size] for i in range(0, len(some), size)):
-            means = np.mean([(one.running, one.seconds) for one in own], 0)
-            found.append(_Stretch(float(means[0]), float(means[1]), k))
+            running, seconds, prompts = map(float, np.mean([(one.running, one.seconds, one.prompts) for one in own], 0))
+            found.append(_Stretch(running, seconds, k, prompts))
     return found
 
 

@@ -15,7 +15,7 @@ from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
 from tests.harness.served.test_advice import advised
-from tests.harness.served.writing import Truth, vllm_log, walked_log
+from tests.harness.served.writing import Clients, Truth, clients_log, vllm_log, walked_log
 
 EAGLE = (0.72, 0.53, 0.38)
 LINE = Truth(EAGLE, base_s=0.008, token_s=5e-5, draft_s=6e-4)
@@ -188,3 +188,38 @@ def test_loads_without_drafts_that_are_not_compared_are_told(tmp_path: Path) -> 
     assert seen(server, "eagle3", acceptance) is None
     advice = advise(server, acceptance, "eagle3", believed(server, "eagle3", acceptance))
     assert any("where nothing was drafted" in one for one in advice.cannot)
+
+
+FIVE = Truth((0.62, 0.38, 0.24, 0.15, 0.09), base_s=0.012, token_s=0.00003, draft_s=0.0006)
+SEVEN = Truth((0.8, 0.6, 0.45, 0.34, 0.25, 0.19, 0.14), base_s=0.012, token_s=0.00003, draft_s=0.0008)
+SHORT = Clients(lambda s: 8, answer=10)
+LONG = Clients(lambda s: (4, 8, 16)[int(s // 60) % 3], answer=120, prompt=3000, prompt_s=4e-5)
+BUSY = Clients(lambda s: (4, 40)[int(s // 120) % 2], survival=lambda n: (0.8, 0.64, 0.5) if n < 20 else (0.35, 0.12, 0.05))
+
+
+@pytest.mark.parametrize(
+    ("truth", "clients"), [(SEVEN, SHORT), (FIVE, LONG), (TURNING, BUSY)],
+    ids=["short answers", "long prompts", "harder when busy"],
+)  # fmt: skip
+def test_a_servers_requests_walked_one_by_one(truth: Truth, clients: Clients, tmp_path: Path) -> None:
+    """With drafts and, another day, without: what each k gives lies inside. Steps were taken to be as many as tokens less
+    those accepted, prompts' time to be drafts', and acceptance the same at all loads: "off" where that halves the speed."""
+    most = len(truth.survival)
+    text, _ = clients_log(truth, clients, most, 720)
+    (tmp_path / "with").write_text(text)
+    plain, _ = clients_log(truth, clients, 0, 720, seed=1)
+    (tmp_path / "without").write_text(plain.replace("11-27 ", "11-28 "))
+    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    advice = advise(server, acceptance, "eagle3", costs)
+    true = [clients_log(truth, clients, k, 360, seed=2 + k)[1] for k in range(most + 1)]
+    for one in advice.of_tokens:
+        gain = sum(true[one.k].values()) / sum(true[most].values()) - 1
+        assert one.gain.low - 0.03 < gain < one.gain.high + 0.03, one.k
+    for at in advice.loads:
+        if at.over_none is not None and at.running in true[0]:
+            over = true[most][at.running] / true[0][at.running] - 1
+            assert at.as_served == most
+            assert np.log1p(at.over_none.value) == pytest.approx(np.log1p(over), abs=0.06), at.running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -142,6 +143,58 @@ def walked_log(
             lines += _stretch(begin + timedelta(seconds=until_s), n, slots, drafts, drafted, at.tolist(), gamma)
             slots, drafts, drafted, at, until_s = 0, 0, 0, np.zeros(gamma, int), until_s + EVERY_S
     return "\n".join(lines) + "\n", (ideal / served - 1).tolist()
+
+
+@dataclass(frozen=True)
+class Clients:
+    """So many users, each of whom asks again when answered: prompts are computed in the steps of the others."""
+
+    users: Callable[[float], int]
+    """By seconds since the beginning."""
+    answer: int = 200
+    prompt: int = 0
+    prompt_s: float = 0.0
+    """Seconds that each token of a prompt takes."""
+    survival: Callable[[int], tuple[float, ...]] | None = None
+    """By users; the server's own without it."""
+
+
+def clients_log(
+    truth: Truth, clients: Clients, k: int, seconds: float, *, seed: int = 0, method: str = "eagle3"
+) -> tuple[str, dict[int, float]]:
+    """(vLLM's log of a server that drafts so many tokens, tokens a second by users), walked step by step and request by
+    request: what an answer's end cuts counts as accepted, and the first token comes of no draft."""
+    rng, begin = np.random.default_rng(seed), datetime(2026, 11, 27, 2, 0, 0)
+    gamma, now_s, until_s = len(truth.survival), 0.0, float(EVERY_S)
+    left, slots, drafts, at, prompts, given = np.zeros(0, int), 0, 0, np.zeros(gamma, int), 0, 0
+    by_users, spent = dict[int, float](), dict[int, float]()
+    config = (
+        f"'speculative_config': {{'method': '{method}', 'model': 'Org/D', 'num_speculative_tokens': {gamma}}}" if k else ""
+    )
+    lines = [f"(APIServer pid=1) INFO 11-27 01:59:00 [a.py:1] non-default args: {{'model': 'Org/Model-8B', {config}}}"]
+    while now_s < seconds:
+        n = clients.users(now_s)
+        new, running = max(n - len(left), 0), len(left)
+        survival = np.array(clients.survival(n) if clients.survival else truth.survival)[:k]
+        alphas = survival / [1.0, *survival[:-1]][: len(survival)]
+        accepted = np.cumprod(rng.random((running, k)) < alphas, 1).astype(int)
+        told = np.minimum(accepted.sum(1) + 1, left)
+        took_s = truth.step_s(k, max(running, 1)) + new * clients.prompt * clients.prompt_s
+        slots, drafts, prompts = slots + running, drafts + (running if k else 0), prompts + new * clients.prompt
+        at[:k] += accepted.sum(0)
+        given += int(told.sum()) + new
+        by_users[n], spent[n] = by_users.get(n, 0.0) + told.sum() + new, spent.get(n, 0.0) + took_s
+        left = left - told
+        left = np.concatenate([left[left > 0], np.full(new, clients.answer - 1)])
+        now_s += took_s
+        if now_s >= until_s:
+            load, *rest = _stretch(
+                begin + timedelta(seconds=until_s), len(left), slots, drafts, drafts * k, at.tolist(), gamma
+            )
+            load = re.sub(r"prompt throughput: [\d.]+", f"prompt throughput: {prompts / EVERY_S:.1f}", load)
+            lines += [re.sub(r"generation throughput: [\d.]+", f"generation throughput: {given / EVERY_S:.1f}", load), *rest]
+            slots, drafts, at, prompts, given, until_s = 0, 0, np.zeros(gamma, int), 0, 0, until_s + EVERY_S
+    return "\n".join(lines) + "\n", {n: by_users[n] / spent[n] for n in by_users}
 
 
 def sglang_log(running: Sequence[int], *, length: float = 2.5, gamma: int = 3, begins: str = "10:00:00") -> str:
