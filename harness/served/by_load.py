@@ -27,7 +27,7 @@ _ENDS: Final = (0.02, 0.98)
 
 @dataclass(frozen=True)
 class Trend:
-    """By how much logits of conditional acceptance differ from those of all drafts, a line over the logarithm of the load."""
+    """By how much logits of conditional acceptance differ from those of all drafts: a line over the load's logarithm."""
 
     centre: float
     """Logarithm of the running requests in the middle."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from datetime import datetime
 from typing import ClassVar, Final
+
+import numpy as np
 
 from harness.served.observed import LEFT_OUT, MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
@@ -29,6 +32,12 @@ _CONTRADICT: Final = 5
 """Lines that are of another K than the server was started with, beyond which it changes while it runs."""
 _EVERY: Final = 40
 """Decoding steps between two lines, unless the server is told otherwise."""
+_OUTSIDE: Final = re.compile(r"\b\w+ graph: False")
+"""Steps outside of graphs, as devices call theirs."""
+_ALIKE: Final = 1.25
+"""Times as many that run in lines that are compared."""
+_LONGER: Final = 1.5
+"""Times what others with as many took, beyond which a line is of an idle time too: throughput is over all that passed."""
 _MORE: Final = 1.5
 """Times what passed that the lines of one rank may speak of: each is of the stretch since the one before."""
 _LINES, _SECONDS = 10, 30
@@ -65,7 +74,7 @@ def _read(parts: Sequence[Part]) -> Observation:
     files = tuple(dict.fromkeys(part.file for part in parts))
     lines, restarts = _since_start(joined(parts, _SAYS, stamp))
     settings, every = _settings(files[0], lines)
-    intervals, cut, told = list[Interval](), 0, list[tuple[str, float]]()
+    intervals, cut, told = list[Interval](), 0, list[str]()
     rates, eager = list[tuple[float, float]](), list[int]()
     for line in (line for line in lines if "Decode batch" in line):
         head, rate, length = _DECODE.search(line), _RATE.search(line), _LENGTH.search(line)
@@ -75,12 +84,12 @@ def _read(parts: Sequence[Part]) -> Observation:
         running, tokens_s, tokens = int(head[1]), float(rate[1]), float(length[1]) if length else 1.0
         if running and tokens_s > 0 and tokens >= 1:
             intervals.append(_interval(running, tokens_s, tokens, every, drafting=length is not None))
-            eager += [len(intervals) - 1] * ("cuda graph: False" in line)
-            told.append((line, intervals[-1].seconds))
+            eager += [len(intervals) - 1] * bool(_OUTSIDE.search(line))
+            told.append(line)
             rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
     if not intervals:
         raise InputError(f"{files[0]}: nothing was generated in what it holds")
-    _check_one_server(told, files[0], every)
+    intervals = _at_work(intervals, told, files[0], every)
     drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
     gamma = settings.gamma
     if drafts.drafts and not gamma:
@@ -101,21 +110,41 @@ def _read(parts: Sequence[Part]) -> Observation:
     )  # fmt: skip
 
 
-def _check_one_server(told: Sequence[tuple[str, float]], file: str, every: int) -> None:
-    """Raise InputError where lines of one rank speak of more time than passed: several servers wrote them."""
-    ranks: dict[str, list[tuple[datetime, float]]] = {}
-    for line, seconds in told:
-        rank, at = _RANK.search(line), stamp(line)
-        if at is not None:
-            ranks.setdefault("" if rank is None else rank[1], []).append((at, seconds))
+def _at_work(intervals: list[Interval], lines: Sequence[str], file: str, every: int) -> list[Interval]:
+    """The stretches, each as long as its steps took: a line that follows an idle time, or fewer requests, is of all that
+    passed since the one before, and times no step. Raises InputError where lines of one rank speak of more than passed."""
+    loads, each = np.array([one.running for one in intervals]), np.array([one.step_s or 0.0 for one in intervals])
+    usual = np.array([np.median(each[(loads <= _ALIKE * n) & (loads >= n / _ALIKE)]) for n in loads])
+    ranks: dict[str, list[int]] = {}
+    for i, line in enumerate(lines):
+        rank = _RANK.search(line)
+        ranks.setdefault("" if rank is None else rank[1], []).append(i)
+    found = list(intervals)
+    idle = set[int]()
     for own in ranks.values():
-        passed = (max(at for at, _ in own) - min(at for at, _ in own)).total_seconds()
-        spoken = sum(seconds for _, seconds in own[1:])
-        if len(own) >= _LINES and passed >= _SECONDS and spoken > _MORE * passed:
-            raise InputError(
-                f"{file}: lines of {every} decoding steps speak of {spoken:.0f} s, and {passed:.0f} s passed: of several "
-                "servers, or of one with another --decode-log-interval; give each its own file, from where it starts"
-            )
+        for before, i in zip([None, *own], own, strict=False):
+            if each[i] > _LONGER * usual[i] or before is None:
+                idle.add(i)
+            if i in idle or (before is not None and abs(loads[i] - loads[before]) > max(1, (1 - 1 / _ALIKE) * loads[i])):
+                found[i] = replace(found[i], seconds=every * float(min(usual[i], each[i])), steady=False, step_s=None)
+        _check_one_server(lines, own, idle, {i: every * each[i] for i in own}, f"{file}: lines of {every} decoding steps")
+    return found
+
+
+def _check_one_server(
+    lines: Sequence[str], own: Sequence[int], idle: AbstractSet[int], spoken_s: Mapping[int, float], what: str
+) -> None:
+    """Raise InputError where lines of one rank speak of more time than passed: several servers wrote them."""
+    at = [(i, found) for i in own if (found := stamp(lines[i])) is not None]
+    if len(at) < _LINES:
+        return
+    gaps = [(i, (now - before).total_seconds()) for (_, before), (i, now) in itertools.pairwise(at) if i not in idle]
+    passed, spoken = sum(gap for _, gap in gaps), sum(spoken_s[i] for i, _ in gaps)
+    if len(gaps) + 1 >= _LINES and passed >= _SECONDS and spoken > _MORE * passed:
+        raise InputError(
+            f"{what} speak of {spoken:.0f} s, and {passed:.0f} s passed: of several servers, or of one with another "
+            "--decode-log-interval; give each its own file, from where it starts"
+        )
 
 
 def _interval(running: int, tokens_s: float, tokens: float, every: int, *, drafting: bool) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -309,4 +310,35 @@ def test_sglangs_steps_outside_of_graphs_time_nothing_beside_those_inside(tmp_pa
     assert {stretch.running for stretch in one.intervals if stretch.each_s is not None} == {8}
     assert any("30 lines of steps outside of CUDA graphs, from 40 running on" in note for note in together([one]).notes)
     for whole in (log, log.replace("cuda graph: True", "cuda graph: False")):
-        assert all(stretch.each_s is not None for stretch in observed(tmp_path, whole).intervals)
+        timed = [stretch.running for stretch in observed(tmp_path, whole).intervals if stretch.each_s is not None]
+        assert (timed.count(8), timed.count(40)) == (29, 29)  # a line is of all that ran since the one before
+
+
+@pytest.mark.parametrize(
+    "loads", [[16] * 40, [1, *[16] * 39], [*[4] * 20, *[16] * 20]], ids=["one", "after a warm-up", "two"]
+)
+@pytest.mark.parametrize("gaps", [(), (1,), (1, 8, 20, 30)])
+def test_sglangs_idle_times_are_no_steps_and_no_second_server(
+    loads: list[int], gaps: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A line's throughput is over all that passed since the one before: 40 steps of 50 ms, or those and two minutes. Such
+    logs were refused as of several servers, or their steps took a minute."""
+    lines = sglang_log(loads).splitlines()
+    begun, made, late = datetime.fromisoformat(lines[0][1:20]), [lines[0]], 0
+    for i, line in enumerate(lines[1:], 1):
+        late += 120 * (i in gaps)
+        line = line.replace(line[1:20], str(begun + timedelta(seconds=2 * i + late)))
+        rate = float(line.partition("(token/s): ")[2].partition(",")[0])
+        made.append(line.replace(f"{rate:.2f}", f"{rate * 2 / 122:.2f}") if i in gaps else line)
+    one = observed(tmp_path, "\n".join(made))
+    assert {round(stretch.step_s, 3) for stretch in one.intervals if stretch.step_s is not None} == {0.05}
+    assert sum(stretch.step_s is not None for stretch in one.intervals) >= 40 - 2 - len(gaps)
+    assert sum(stretch.seconds for stretch in one.intervals) == pytest.approx(80, rel=0.02 if 1 not in gaps else 2)
+
+
+@pytest.mark.parametrize("graph", ["cuda graph", "npu graph", "cpu graph", "musa graph"])
+def test_sglangs_steps_outside_of_graphs_are_known_on_every_device(graph: str, tmp_path: Path) -> None:
+    log = sglang_log([8] * 30 + [40] * 30).replace("cuda graph: True", f"{graph}: True")
+    outside = [line.replace("graph: True", "graph: False") if "req: 40" in line else line for line in log.splitlines()]
+    one = observed(tmp_path, "\n".join(outside))
+    assert {stretch.running for stretch in one.intervals if stretch.step_s is not None} == {8}
