@@ -25,6 +25,7 @@ _SLACK: Final = 1e-6
 UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
 """What is told of scrapes of which nobody knows whether they are of one server."""
 CHANGED: Final = "K was changed in this log"
+ANSWERING: Final = "the scrapes do not say how many API servers answer (--api-server-count): of N, N times as many ran"
 LEFT_OUT: Final = "left out"
 """Said of what does not count, on the screen too."""
 

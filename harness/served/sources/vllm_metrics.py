@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
+import numpy as np
+
+from harness.served.observed import ANSWERING, NOTHING, Drafts, Interval, Observation, Settings
 from harness.served.sources.prometheus import (
     Counts,
     Scrape,
@@ -35,6 +38,13 @@ _BASELINE = {"generated", "steps", "slots", "slots_s"}
 
 _ROUND = 64
 """Tokens of a step: a scrape may fall between two counters."""
+_RUNNING = "vllm:num_requests_running"
+_ALIKE = 0.15
+"""Spread of the logarithm of ratios that are one number."""
+_FEWEST = 3
+"""Stretches that show it."""
+_SEVERAL = 1.5
+"""Times as many requests run as have a token in a counted step, from which several processes count the steps."""
 
 
 class VllmMetrics:
@@ -86,8 +96,12 @@ class VllmMetrics:
             raise InputError(
                 f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
             )
-        intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0))]
-        return _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
+        processes = _processes(found, counters) or 1
+        intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0), processes)]
+        made = _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
+        return (
+            replace(made, notes=(*made.notes, *_of_processes(scrapes, _processes(found, counters)))) if intervals else made
+        )
 
 
 def _check_one_k(scrapes: Sequence[Scrape]) -> None:
@@ -155,13 +169,43 @@ def _drafts(text: Text, grown: Counts, gamma: int) -> Drafts:
         raise InputError(f"{text.name}: {error}") from None
 
 
-def _intervals(window: Window, counters: Callable[[Scrape], Counts], gamma: int) -> list[Interval]:
-    """Between scrapes that follow each other: how many ran in a step on average, and what a step took."""
+def _processes(found: Sequence[Window], counters: Callable[[Scrape], Counts]) -> int | None:
+    """API servers of an engine (`--api-server-count`), each of which counts the steps in which a request of its own got a
+    token: as many as what runs is more than a counted step has, at an end of each stretch, or at both. None where what runs
+    at those is no number of times as many."""
+    ends = list[tuple[float, float]]()
+    for window in found:
+        for before, after in itertools.pairwise(window.scrapes):
+            slots, steps = (counters(after).get(name, 0.0) - counters(before).get(name, 0.0) for name in ("slots", "steps"))
+            if slots > 0 and steps > 0:
+                each = slots / steps * max(len(after.labels("engine")), 1)
+                ends.append(((before.total(_RUNNING) or 0.0) / each, (after.total(_RUNNING) or 0.0) / each))
+    sides = [[own[0] for own in ends], [own[1] for own in ends], [sum(own) / 2 for own in ends if min(own) > 0]]
+    logs = [np.log([ratio for ratio in own if ratio > 0]) for own in sides]
+    spreads = [(float(own.std()), float(np.exp(np.median(own)))) for own in logs if len(own) >= _FEWEST]
+    spread, ratio = min(spreads, default=(np.inf, 1.0))
+    if spread > _ALIKE:
+        return None
+    return round(ratio) if ratio >= _SEVERAL else 1
+
+
+def _of_processes(scrapes: Sequence[Scrape], processes: int | None) -> list[str]:
+    """What to say of several API servers, or of not knowing: of one alone metrics say when they began."""
+    if processes is None and all(scrape.began is None for scrape in scrapes):
+        return [ANSWERING]
+    if processes in (None, 1):
+        return []
+    return [f"{processes} API servers answer, each of which counts every step: {processes} times as many ran at a time"]
+
+
+def _intervals(window: Window, counters: Callable[[Scrape], Counts], gamma: int, processes: int) -> list[Interval]:
+    """Between scrapes that follow each other: how many ran in a step on average, and what a step took; see `_processes`."""
     counted = [counters(scrape) for scrape in window.scrapes]
     found = []
     for before, after in itertools.pairwise(counted):
         grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
-        slots, steps, seconds = grown.get("slots", 0.0), grown.get("steps", 0.0), grown.get("slots_s", 0.0)
+        slots, seconds = grown.get("slots", 0.0), grown.get("slots_s", 0.0)
+        steps = grown.get("steps", 0.0) / processes
         if slots < 20 or steps < 1 or seconds <= 0 or "generated" not in grown:
             continue
         each_s = seconds / slots

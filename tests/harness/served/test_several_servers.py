@@ -101,6 +101,23 @@ def test_sources_that_contradict_in_how_often_drafts_are_made_are_said_to(steps:
     assert any("of steps by" in note for note in found.notes) is differ
 
 
+@pytest.mark.parametrize(("processes", "gauges"), [(1, True), (4, True), (4, False)])
+def test_api_servers_that_each_count_every_step(processes: int, gauges: bool, tmp_path: Path) -> None:
+    """Of an engine with several (the default with data parallel ranks), the gauge of what runs tells how many count."""
+    made, slots, steps = list[str](), 0, 0
+    for running in (4, 8, 16, 48, 8):
+        slots, steps = slots + 100 * running, steps + 100
+        text = vllm_metrics(slots, [slots // 2, slots // 4], slots, 20, steps=processes * steps)
+        text = text.replace("num_requests_running{", "num_requests_running_{")
+        name = 'vllm:num_requests_running{engine="0",model_name="m"}'
+        text = "".join(line + "\n" for line in text.splitlines() if processes == 1 or "_created" not in line)
+        made.append(text + f"{name} {running if gauges else 0}\n")
+    found = served(tmp_path, **{f"s{i}": text for i, text in enumerate(made)})
+    times = 1 if gauges else processes
+    assert [times * one.running for one in found.intervals] == [8, 16, 48, 8]
+    assert any("how many API servers" in note for note in found.notes) is (not gauges)
+
+
 def bench(**more: Any) -> dict[str, Any]:
     """`vllm bench serve`: 500 requests of 40 s in 100 s, so that 200 were inside at a time."""
     return {
