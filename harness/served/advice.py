@@ -44,6 +44,8 @@ _ALL: Final = 0.995
 """Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
+_UNTIMED: Final = "llama.cpp"
+"""Whose files time requests, and no steps."""
 _HALF: Final = 0.5
 """A share of a stretch's steps with more than which drafts are more often on than not."""
 _SHARES: Final = 20
@@ -264,6 +266,8 @@ def rows_told(table: Sequence[tuple[int, int, int]]) -> str:
 
 def _untold_lengths(server: Server, acceptance: Acceptance, kind: str) -> str:
     """Why nothing is sure of another K where drafts had fewer tokens, in words; empty where it may be."""
+    if "," in kind:
+        return f"what another K would give: {kind} draft one after another, each as many tokens as it is set to"
     mean = server.drafts.drafted / max(server.drafts.drafts, 1)
     short = f"drafts had {mean:.1f} tokens on average, {acceptance.gamma} at most"
     if acceptance.shortener == "unknown" and not finds_lengths(kind):
@@ -329,6 +333,14 @@ def _of_switched(server: Server, costs: Costs, kind: str) -> list[str]:
 
 def _to_know_off(server: Server, kind: str) -> str:
     """What tells whether no drafts at all would be faster, in words."""
+    if server.settings.engine == _UNTIMED:
+        profile = (
+            f"name a profile of the machine (--hardware{'' if kind else ', and --drafter'}), or " if priced(kind) else ""
+        )
+        both = any(one.drafts is not None and not one.drafts.drafts for one in server.observations)
+        return profile + (
+            "what requests got is told above" if both else "give a log without speculation too: requests' speeds"
+        )
     given = "another log" if server.baseline else "a log"
     missing = "more of its log with drafts" if drafting_is_short(server) else f"{given} of this traffic without speculation"
     log = f"give {missing}"
@@ -338,6 +350,8 @@ def _to_know_off(server: Server, kind: str) -> str:
 
 
 def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
+    if not costs.knows_off and server.settings.engine == _UNTIMED and len(server.observations) == 1:
+        return "the same questions without speculation, as many at a time, and the log of it beside this one"
     if not costs.knows_off:
         if drafting_is_short(server):
             return "the same traffic with drafts, ten minutes at each load that was served without, and the log of it"

@@ -25,7 +25,6 @@ _SLACK: Final = 1e-6
 UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
 """What is told of scrapes of which nobody knows whether they are of one server."""
 CHANGED: Final = "K was changed in this log"
-ANSWERING: Final = "the scrapes do not say how many API servers answer (--api-server-count): of N, N times as many ran"
 LEFT_OUT: Final = "left out"
 """Said of what does not count, on the screen too."""
 
@@ -306,6 +305,8 @@ class Observation:
     """Context tokens that fit, where it says so."""
     notes: tuple[str, ...] = ()
     """How its definitions were converted, and what was left out."""
+    remarks: tuple[str, ...] = ()
+    """What is told on the screen too."""
 
     @property
     def tokens_per_step(self) -> float | None:
@@ -325,6 +326,8 @@ class Observation:
 def kind_of_method(method: str) -> str:
     """The kind of a drafter that engines call so; their own word where there is no such kind here, empty for none."""
     word = method.lower().replace("-", "_")
+    if "," in word:  # llama.cpp asks one after another
+        return word
     if word.startswith("ngram"):
         return "ngram"
     if word.endswith("mtp") or word == "nextn":

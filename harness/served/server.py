@@ -14,7 +14,6 @@ from typing import Final
 from harness.served.compared import averages_differ, coverage_checked, lengths_checked, measured_alike
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
-    ANSWERING,
     CHANGED,
     LEFT_OUT,
     NOTHING,
@@ -194,7 +193,8 @@ def together(observations: Sequence[Observation], said: Sequence[str] = (), name
         gamma = _shared_gamma(drafting, settings)
         _check_lengths(drafting, gamma)
         by, drafts, length = _counted(drafting, finds=finds_lengths(kind_of_method(settings.method) or named))
-        notes += [told for told in (UNSAID, ANSWERING) if any(told in one.notes for one in drafting)]
+        notes += [UNSAID] * any(UNSAID in one.notes for one in drafting)
+        notes += [remark for one in drafting for remark in one.remarks]
         notes += [note for one in drafting for note in one.notes if note.startswith(CHANGED) or LEFT_OUT in note]
         notes += [*lengths_checked(drafting), *coverage_checked(drafting), *averages_differ(drafting)]
     plain = [one for one in observations if not _drafts(one) and one.drafts is not None]

@@ -173,7 +173,7 @@ def incomparable(server: Server) -> str:
     if not with_drafts and not without:
         if server.intervals or server.plain or server.baseline:
             return "no stretch of the files is long and steady enough to time its steps"
-        return "these files time no steps; the engine's log does"
+        return "these files time no steps" + ("" if server.settings.engine == "llama.cpp" else "; the engine's log does")
     if not without:
         timed = " that are long and steady enough to time" if server.plain or server.baseline else ""
         return f"no stretch without drafts is in the files{timed}"

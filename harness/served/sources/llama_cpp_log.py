@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
 
 from harness.served.observed import LEFT_OUT, NOTHING, Drafts, Observation, ServedRequest, Settings, pooled
 from harness.served.sources.log_parts import alone
@@ -30,7 +33,10 @@ _POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
 _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
 _DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
-_MODEL: Final = re.compile(r"general\.name(?:\s+str)?\s+=\s+(.+)")
+_MODEL: Final = re.compile(r"\bload_model: loading model '([^']+)'")
+_STARTS: Final = re.compile(r"llama_server: initializing|llama_model_loader: loaded meta data")
+_FULL: Final = 3
+"""Drafts of a request, at least, that are all as long as the longest: so many tokens a draft may have."""
 _ENDS: Final = re.compile(r"print_timings?: id ")
 _KNOWN: Final = re.compile(_ENDS.pattern + r"|\b(?:llama_server: initializing|llama_model_loader: loaded meta data)")
 _SAYS: Final = re.compile(
@@ -45,7 +51,7 @@ class LlamaCppLog:
 
     name: ClassVar[str] = "llama.cpp's log"
     counts: ClassVar[str] = (
-        r"print_timing|llama_server: initializing|eval time ="
+        r"print_timing|llama_server: initializing|llama_model_loader: loaded meta data|load_model: loading model|eval time ="
         r"|draft acceptance|acc per pos|statistics |\| task \d+ \||loading draft model|adding spec"
         r"|- n_max="
     )
@@ -55,49 +61,97 @@ class LlamaCppLog:
         return text.whole is None and _KNOWN.search(text.text) is not None
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """All requests that ended in the logs."""
-        method, most, drafter, told = "", 0, "", list[str]()
-        each = [_requests(text) for text in texts]
-        for text, found in zip(texts, each, strict=True):
-            told += [f"{text.name}: {alone(found.lost)}"] * bool(found.lost)
-            method = next((m[1] for line in text.lines if (m := _TYPE.search(line))), method)
-            drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
-            most = max(most, _most(text))
-        ways = {sums[1] for text in texts for line in text.lines if (sums := _SUMS.search(line))}
-        method = method or (ways.pop() if len(ways) == 1 else "")
-        if not any(found.requests for found in each) and not any(_ENDS.search(text.text) for text in texts):
-            raise InputError(
-                f"{texts[-1].name}: is of a server that has not answered a request yet; give what it wrote later, alone or "
-                "beside this"
-            )
-        counts = [one for found in each for one in found.requests if found.shared or one.drafts is not None]
-        without = sum(len(found.requests) for found in each) - len(counts)
-        if not counts:
-            why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
-            raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")
-        drafts = pooled([found.drafts for found in each])
-        notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says", *told]
-        if without:
-            notes.append(f"{counted(without, 'request')} {LEFT_OUT}: how many drafts they had is not written")
-        if any(found.shared for found in each):
-            notes.append("slots share what drafts, and its sums are of all requests: they are not told apart")
-        served = [one.served() for one in counts if one.drafts is not None]
-        gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in served), default=_longest(drafts)))
-        generated = sum(one.output_tokens for one in counts)
-        return [
-            Observation(
-                source=self.name, files=tuple(text.name for text in texts),
-                settings=Settings(
-                    engine="llama.cpp", method=method, drafter=drafter, gamma=gamma or None,
-                    speculates=True if drafts.drafts else None,
-                ),
-                drafts=drafts, requests=len(counts), generated=generated,
-                prompt_tokens=sum(one.prompt_tokens or 0 for one in counts),
-                request_steps=sum(one.steps for one in served) if len(served) == len(counts)
-                else max(generated - len(counts) - drafts.accepted, drafts.drafts),
-                told_apart=tuple(served) if len(served) == len(counts) else (), notes=tuple(notes),
-            )
-        ]  # fmt: skip
+        """All requests that ended in the logs of a server that drafts, and in those of one that does not. Raises InputError
+        for logs of several models."""
+        _check_one_model(texts)
+        plain = [text for text in texts if _is_plain(text)]
+        drafting = [text for text in texts if text not in plain]
+        if not plain or not drafting:
+            return [_read(texts)]
+        one, other = _read(drafting), _read(plain)
+        return [replace(one, remarks=(*one.remarks, *_compared(one, other))), other]
+
+
+def _read(texts: Sequence[Text]) -> Observation:
+    methods, most, drafter, told = list[str](), 0, "", list[str]()
+    each = [_requests(text) for text in texts]
+    for text, found in zip(texts, each, strict=True):
+        told += [f"{text.name}: {alone(found.lost)}"] * bool(found.lost)
+        methods += [m[1] for line in text.lines if (m := _TYPE.search(line)) and m[1] not in methods]
+        drafter = next((m[1] for line in text.lines if (m := _DRAFTER.search(line))), drafter)
+        most = max(most, _most(text))
+    ways = {sums[1] for text in texts for line in text.lines if (sums := _SUMS.search(line))}
+    method = ",".join(methods or sorted(ways))
+    if not any(found.requests for found in each) and not any(_ENDS.search(text.text) for text in texts):
+        raise InputError(
+            f"{texts[-1].name}: is of a server that has not answered a request yet; give what it wrote later, alone or "
+            "beside this"
+        )
+    counts = [one for found in each for one in found.requests if found.shared or one.drafts is not None]
+    without = sum(len(found.requests) for found in each) - len(counts)
+    if not counts:
+        why = f"what became of the drafts of {counted(without, 'request')}" if without else "the end of a request"
+        raise InputError(f"{texts[0].name}: does not say {why}: is it from before the server says `mean len`, or cut?")
+    drafts = pooled([found.drafts for found in each])
+    notes = ["a draft is a step in which something was proposed, counted by its mean length where nobody says", *told]
+    if without:
+        notes.append(f"{counted(without, 'request')} {LEFT_OUT}: how many drafts they had is not written")
+    if any(found.shared for found in each):
+        notes.append("slots share what drafts, and its sums are of all requests: they are not told apart")
+    served = [one.served() for one in counts if one.drafts is not None]
+    gamma = most or max(len(drafts.accepted_at), max((_longest(one.drafts) for one in served), default=_longest(drafts)))
+    generated = sum(one.output_tokens for one in counts)
+    return Observation(
+        source=LlamaCppLog.name, files=tuple(text.name for text in texts),
+        settings=Settings(
+            engine="llama.cpp", method=method, drafter=drafter, gamma=gamma or None,
+            speculates=True if drafts.drafts else None,
+        ),
+        drafts=drafts, requests=len(counts), generated=generated,
+        prompt_tokens=sum(one.prompt_tokens or 0 for one in counts),
+        request_steps=sum(one.steps for one in served) if len(served) == len(counts)
+        else max(generated - len(counts) - drafts.accepted, drafts.drafts),
+        told_apart=tuple(served) if len(served) == len(counts) else (), notes=tuple(notes),
+        remarks=() if most or not drafts.drafts or _is_known(gamma, drafts, served) else (
+            f"no line says how many tokens a draft may have (-lv 4 does): the longest had {gamma} on average, and where it "
+            "is to be kept, leave it as it is set",
+        ),
+    )  # fmt: skip
+
+
+def _is_known(gamma: int, drafts: Drafts, served: Sequence[ServedRequest]) -> bool:
+    """Whether drafts show their most: by positions, or some request's were all as long."""
+    own = [one.drafts for one in served if one.drafts.drafts >= _FULL]
+    return len(drafts.accepted_at) == gamma or any(one.drafted == gamma * one.drafts for one in own)
+
+
+def _is_plain(text: Text) -> bool:
+    """Whether a log from where a server starts, which has answered, has no word of drafts."""
+    words = (_DRAFTS, _SUMS, _TYPE, _DRAFTER)
+    return all(pattern.search(text.text) for pattern in (_STARTS, _ENDS)) and not any(w.search(text.text) for w in words)
+
+
+def _check_one_model(texts: Sequence[Text]) -> None:
+    """Raise InputError for logs of several models, and for a router's log of them."""
+    models = dict.fromkeys(m[1].rpartition("/")[2] for text in texts for m in _MODEL.finditer(text.text))
+    if len(models) > 1:
+        raise InputError(
+            f"{texts[-1].name}: is of model {[*models][-1]}, other lines of {next(iter(models))}: give those of one server"
+        )
+
+
+def _compared(one: Observation, plain: Observation) -> tuple[str, ...]:
+    """What requests got with drafts and without, in words: its log times no steps."""
+    speeds = [
+        [r.output_tokens / r.output_s for r in own.told_apart if r.output_s and r.output_tokens > 1] for own in (one, plain)
+    ]  # fmt: skip
+    if not all(speeds):
+        return ()
+    here, there = (float(np.median(own)) for own in speeds)
+    return (
+        f"a request got {here:.3g} tokens a second with drafts, {there:.3g} without ({here / there - 1:+.0%}; medians of "
+        f"{len(speeds[0])} and {len(speeds[1])}; how many ran at a time is not written)",
+    )
 
 
 def _most(text: Text) -> int:

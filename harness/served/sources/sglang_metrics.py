@@ -33,8 +33,18 @@ class SglangMetrics:
         return text.whole is None and any(begins(line, "sglang") for line in text.lines)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """One observation of all scrapes: a gauge is a moment's, and its mean over scrapes that of those moments."""
+        """One observation of the scrapes of a server that drafts, and one of those that were taken at work and know no
+        drafts beside them."""
         scrapes = [one.without("engine_type", "draft") for one in Scrape.all_of(texts, "sglang:")]
+        plain = [one for one in scrapes if _is_plain(one)]
+        drafting = [one for one in scrapes if one.positive("sglang:spec_accept_length") is not None]
+        if not plain or not drafting:
+            return [self._of(scrapes, texts)]
+        rest = [one for one in scrapes if one not in plain]
+        return [self._of(own, list({id(one.text): one.text for one in own}.values())) for own in (rest, plain)]
+
+    def _of(self, scrapes: Sequence[Scrape], texts: Sequence[Text]) -> Observation:
+        """A gauge is a moment's, and its mean over scrapes that of those moments."""
         models = sorted({name for scrape in scrapes for name in scrape.labels("model_name")})
         if len(models) > 1:
             raise InputError(f"{texts[0].name}: metrics of {len(models)} models ({', '.join(models)}): give those of one")
@@ -49,7 +59,7 @@ class SglangMetrics:
         if (ended := _ended(texts[0], found, gamma, length, notes)) is not None and not any(
             scrape.samples.get("sglang:spec_cap_length") for scrape in scrapes
         ):
-            return [_counted(texts, ended, models, gamma, tuple(_intervals(scrapes, length)), found)]
+            return _counted(texts, ended, models, gamma, tuple(_intervals(scrapes, length)), found)
         notes += ["gauges: each scrape is of the last batches alone; the accepted length holds the bonus token"]
         whole = [v for s in scrapes if (v := s.positive("sglang:spec_block_accept_length")) is not None]
         caps = [v for s in scrapes if (v := s.positive("sglang:spec_cap_length")) is not None]
@@ -58,17 +68,22 @@ class SglangMetrics:
             length = sum(whole) / len(whole)
         elif caps and gamma and sum(caps) / len(caps) < gamma + 0.99:
             notes.append(f"drafts were cut by confidence to {sum(caps) / len(caps) - 1:.1f} tokens on average")
-        return [
-            Observation(
-                source=self.name, files=tuple(text.name for text in texts),
-                settings=Settings(
-                    engine="SGLang", model=models[0] if models else "", gamma=gamma, adaptive=bool(caps),
-                    speculates=True if length or gamma else None,
-                ),
-                drafts=None if length or gamma else NOTHING, length=length, intervals=tuple(_intervals(scrapes, length)),
-                notes=tuple(notes),
-            )
-        ]  # fmt: skip
+        return Observation(
+            source=self.name, files=tuple(text.name for text in texts),
+            settings=Settings(
+                engine="SGLang", model=models[0] if models else "", gamma=gamma, adaptive=bool(caps),
+                speculates=True if length or gamma else None,
+            ),
+            drafts=None if length or gamma else NOTHING, length=length, intervals=tuple(_intervals(scrapes, length)),
+            notes=tuple(notes),
+        )  # fmt: skip
+
+
+def _is_plain(scrape: Scrape) -> bool:
+    """Whether it was taken at work, and nothing was drafted: a gauge of drafts is set with the first of them."""
+    at_work = scrape.positive("sglang:num_running_reqs") and scrape.positive("sglang:gen_throughput")
+    of_drafts = ("spec_accept_length", "spec_verify_calls_total", "spec_verify_calls", "spec_num_draft_tokens")
+    return bool(at_work) and not any(scrape.positive(f"sglang:{name}") for name in of_drafts)
 
 
 def _counts(scrape: Scrape) -> Counts:
@@ -143,8 +158,11 @@ def _intervals(scrapes: Sequence[Scrape], length: float | None) -> list[Interval
     for scrape in scrapes:
         running, rate = scrape.positive("sglang:num_running_reqs"), scrape.positive("sglang:gen_throughput")
         if running and rate:
-            own = scrape.positive("sglang:spec_accept_length") or length or 1.0
+            plain = _is_plain(scrape)
+            own = 1.0 if plain else scrape.positive("sglang:spec_accept_length") or length or 1.0
             found.append(
-                Interval(seconds=1.0, running=running, steady=True, generated_tok_s=rate, step_s=running * own / rate)
-            )
+                Interval(
+                    seconds=1.0, running=running, steady=True, generated_tok_s=rate, step_s=running * own / rate, plain=plain
+                )
+            )  # fmt: skip
     return found

@@ -26,7 +26,19 @@ class TrtllmStats:
         return any({"iterLatencyMS", "numActiveRequests"} <= one.keys() for one in text.documents()[:50])
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
-        """All iterations together. Raises InputError for what cannot be right."""
+        """All iterations of a server that drafts, and those of one that does not. Raises InputError for what cannot be
+        right."""
+        rows = {text.name: [one for one in text.documents() if "iterLatencyMS" in one] for text in texts}
+        plain = [text for text in texts if not any(_drafted(row) for row in rows[text.name])]
+        drafting = [text for text in texts if text not in plain]
+        most = max((_ran(row) for text in drafting for row in rows[text.name] if _drafted(row)), default=0.0)
+        # Where nothing but more requests ran than were ever drafted for, a schedule by batch size may have switched it off.
+        beside = [text for text in plain if any(0 < _ran(row) <= most for row in rows[text.name])]
+        if not beside or not drafting:
+            return [self._read(texts)]
+        return [self._read([text for text in texts if text not in beside]), self._read(beside)]
+
+    def _read(self, texts: Sequence[Text]) -> Observation:
         rows, ranks = _of_one_rank([one for text in texts for one in text.documents() if "iterLatencyMS" in one])
         try:
             steps = [step for row in rows if (step := _step(row)) is not None]
@@ -51,23 +63,34 @@ class TrtllmStats:
         kept = [drafts for _, _, drafts, _ in steps if drafts is not None and _size(drafts) == gamma]
         total = pooled(kept)
         generated = sum(running + (drafts.accepted if drafts else 0.0) for running, _, drafts, _ in steps)
-        return [
-            Observation(
-                source=self.name, files=tuple(text.name for text in texts),
-                settings=Settings(
-                    engine="TensorRT-LLM", gamma=gamma or None, speculates=True if total.drafts else None,
-                    request_cap=next((n for row in rows if isinstance(n := row.get("maxBatchSizeRuntime"), int)), 0) or None,
-                ),
-                drafts=total if total.drafts else NOTHING, generated=generated,
-                request_steps=sum(running for running, *_ in steps),
-                intervals=tuple(
-                    _interval(running, seconds, drafts if drafts is None or _size(drafts) == gamma else None, drafts)
-                    for running, seconds, drafts, alone in steps
-                    if alone
-                ),
-                notes=tuple(notes),
-            )
-        ]  # fmt: skip
+        return Observation(
+            source=self.name, files=tuple(text.name for text in texts),
+            settings=Settings(
+                engine="TensorRT-LLM", gamma=gamma or None, speculates=True if total.drafts else None,
+                request_cap=next((n for row in rows if isinstance(n := row.get("maxBatchSizeRuntime"), int)), 0) or None,
+            ),
+            drafts=total if total.drafts else NOTHING, generated=generated,
+            request_steps=sum(running for running, *_ in steps),
+            intervals=tuple(
+                _interval(running, seconds, drafts if drafts is None or _size(drafts) == gamma else None, drafts)
+                for running, seconds, drafts, alone in steps
+                if alone
+            ),
+            notes=tuple(notes),
+        )  # fmt: skip
+
+
+def _drafted(row: Mapping[str, Any]) -> bool:
+    """Whether anything was drafted in an iteration."""
+    told = row.get("specDecodingStats")
+    return isinstance(told, dict) and bool(told.get("numDraftTokens"))
+
+
+def _ran(row: Mapping[str, Any]) -> float:
+    """Requests that generated in an iteration; 0 where that is no number, which `_step` refuses."""
+    batch = row.get("inflightBatchingStats")
+    value = batch.get("numGenRequests") if isinstance(batch, dict) and batch else row.get("numActiveRequests")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _of_one_rank(rows: Sequence[dict[str, Any]]) -> tuple[Sequence[dict[str, Any]], int]:

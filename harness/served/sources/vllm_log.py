@@ -46,6 +46,8 @@ _UNKNOWN: Final = Settings(engine="vLLM")
 """What a log says that does not hold how its server started."""
 _AGAIN: Final = 5
 """Lines of one K after which another is a change back, and not another server's line."""
+_NEAR: Final = 4
+"""Lines after which a logger's copy stands at most."""
 _TURNS: Final = 8
 """Gaps that tell whether two servers take turns."""
 _APART_S: Final = 2.0
@@ -126,7 +128,7 @@ def _loads(text: Text, *, drafts: bool = False) -> list[int]:
 def _read(parts: Sequence[Part]) -> Observation:
     """Without drafts where nothing was generated."""
     files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
-    lines, settings = _last_server(joined(parts, _SAYS, stamp), notes)
+    lines, settings = _last_server(_once(joined(parts, _SAYS, stamp), notes), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     every = list(_lines(lines, files[0], settings.gamma, notes))
@@ -140,6 +142,27 @@ def _read(parts: Sequence[Part]) -> Observation:
         )  # fmt: skip
         return Observation(source=VllmLog.name, files=files, settings=settings, notes=(silent, *notes))
     return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
+
+
+def _once(lines: Sequence[str], notes: list[str]) -> list[str]:
+    """The lines without those that another logger wrote again right after: they say the same, at the same time or without
+    one. Ten seconds later a server says it anew, and of another engine after a line of its load."""
+    kept, before = list[str](), dict[str, tuple[int, datetime | None]]()
+    for i, line in enumerate(lines):
+        load = _LOAD.search(line)
+        found = load or _SPEC.search(line)
+        said, at = line[found.start() :].rstrip() if found else "", stamp(line)
+        last, first_at = before.get(said, (-_NEAR - 1, None))
+        if said and i - last <= _NEAR and (at, first_at) != (None, None) and (at is None or at in (first_at, None)):
+            continue
+        if load:
+            before = {other: told for other, told in before.items() if not _SPEC.match(other)}
+        if said:
+            before[said] = (i, at)
+        kept.append(line)
+    if again := len(lines) - len(kept):
+        notes.append(f"{counted(again, 'line')} that another logger wrote again {'is' if again == 1 else 'are'} {LEFT_OUT}")
+    return kept
 
 
 def _check_one_server(lines: Sequence[str], file: str) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.served.observed import ANSWERING, NOTHING, Drafts, Interval, Observation, Settings
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
 from harness.served.sources.prometheus import (
     Counts,
     Scrape,
@@ -99,9 +99,7 @@ class VllmMetrics:
         processes = _processes(found, counters) or 1
         intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0), processes)]
         made = _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
-        return (
-            replace(made, notes=(*made.notes, *_of_processes(scrapes, _processes(found, counters)))) if intervals else made
-        )
+        return replace(made, remarks=_of_processes(scrapes, _processes(found, counters)) if intervals else ())
 
 
 def _check_one_k(scrapes: Sequence[Scrape]) -> None:
@@ -189,13 +187,13 @@ def _processes(found: Sequence[Window], counters: Callable[[Scrape], Counts]) ->
     return round(ratio) if ratio >= _SEVERAL else 1
 
 
-def _of_processes(scrapes: Sequence[Scrape], processes: int | None) -> list[str]:
+def _of_processes(scrapes: Sequence[Scrape], processes: int | None) -> tuple[str, ...]:
     """What to say of several API servers, or of not knowing: of one alone metrics say when they began."""
     if processes is None and all(scrape.began is None for scrape in scrapes):
-        return [ANSWERING]
+        return ("the scrapes do not say how many API servers answer (--api-server-count): of N, N times as many ran",)
     if processes in (None, 1):
-        return []
-    return [f"{processes} API servers answer, each of which counts every step: {processes} times as many ran at a time"]
+        return ()
+    return (f"{processes} API servers answer, each of which counts every step: {processes} times as many ran at a time",)
 
 
 def _intervals(window: Window, counters: Callable[[Scrape], Counts], gamma: int, processes: int) -> list[Interval]:

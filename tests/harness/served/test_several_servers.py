@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from harness.cli.advise import read_server
 from harness.console import Watcher
+from harness.served.observed import one_hot
 from harness.served.server import Server
 from simulator.errors import InputError
 from tests.harness.processes import called
@@ -175,6 +177,89 @@ def test_a_mean_that_is_rounded_does_not_say_how_many_drafts_there_were(
 ) -> None:
     found = served(tmp_path, a=llama(accepted, 4 * drafts, mean, drafts + accepted + 1))
     assert found.drafts.drafts == pytest.approx(10 * drafts, rel=0.01)
+
+
+START = "0.00.001.172 I srv  llama_server: initializing ...\n0.00.047.928 I srv    load_model: loading model '{}.gguf'\n"
+
+
+def test_llama_cpps_log_without_drafts_is_a_baseline(tmp_path: Path) -> None:
+    """Its requests were taken for ones in which the drafter found nothing: half of the tokens a step."""
+    drafting = START.format("a") + llama(300, 1600, "1.75", 701)
+    plain = "".join(line + "\n" for line in drafting.splitlines() if "draft acceptance" not in line and "n_max" not in line)
+    found = served(tmp_path, a=drafting, b=plain.replace("10000.00 ms", "20000.00 ms"))
+    assert (found.coverage, found.tokens_per_step) == (pytest.approx(1, abs=0.01), pytest.approx(1.75, rel=0.01))
+    [told] = [note for note in found.notes if "with drafts" in note]
+    assert "70.1 tokens a second with drafts, 35 without (+100%" in told
+
+
+def test_llama_cpps_logs_of_two_models_are_refused(tmp_path: Path) -> None:
+    texts = [START.format(name) + llama(300, 1600, "1.75", 701) for name in "ab"]
+    with pytest.raises(InputError, match=r"is of model b\.gguf, other lines of a\.gguf"):
+        served(tmp_path, one=texts[0], two=texts[1])
+    with pytest.raises(InputError, match=r"is of model b\.gguf"):  # a router's, which starts a server for each model
+        served(tmp_path, both="".join(f"[5432{i}] {line}\n" for i in (0, 1) for line in texts[i].splitlines()))
+
+
+@pytest.mark.parametrize(("drafted", "told"), [(1600, False), (1501, True)])
+def test_llama_cpps_most_drafted_tokens_are_not_made_up(drafted: int, told: bool, tmp_path: Path) -> None:
+    """Without the line that says it they are known where drafts of a request are all as long; else it is told."""
+    log = llama(300, drafted, "1.75", 701)
+    found = served(tmp_path, a=log.partition("\n")[2])
+    assert found.gamma == 4
+    assert any("no line says how many tokens" in note for note in found.notes) is told
+    assert not any("no line says how many tokens" in note for note in served(tmp_path, a=log).notes)
+
+
+def test_two_ways_to_draft_are_neither(tmp_path: Path) -> None:
+    lines = [
+        f"0.05 I spec common_specu: adding speculative implementation '{way}'\n" for way in ("ngram-simple", "draft-simple")
+    ]
+    found = served(tmp_path, a="".join(lines) + llama(300, 1600, "1.75", 701))
+    assert (found.settings.method, found.kind) == ("ngram-simple,draft-simple", "ngram_simple,draft_simple")
+    assert not one_hot(found.kind)
+
+
+def test_tensorrt_llms_iterations_without_drafts_are_a_baseline(tmp_path: Path) -> None:
+    """Of another server, at the same loads; such at more than were drafted for may be the schedule's."""
+
+    def rows(running: int, drafts: bool) -> str:
+        told = {"specDecodingStats": {"numDraftTokens": 4 * running, "numAcceptedTokens": 2 * running,
+                                      "numRequestsWithDraftTokens": running}} if drafts else {}  # fmt: skip
+        row = {"iter": 1, "iterLatencyMS": 10.0, "numActiveRequests": running, **told}
+        return (json.dumps(row) + "\n") * 40
+
+    drafting = rows(2, True) + rows(32, True)
+    found = served(tmp_path, a=drafting, b=rows(2, False) + rows(32, False))
+    assert (found.coverage, len(found.plain), len(found.baseline)) == (1, 0, 80)
+    found = served(tmp_path, a=drafting, b=rows(64, False))
+    assert (len(found.plain), len(found.baseline)) == (40, 0)
+
+
+def test_sglangs_scrapes_without_drafts_are_a_baseline(tmp_path: Path) -> None:
+    """Their steps were taken to give as many tokens as a draft."""
+
+    def scrape(length: float, rate: float) -> str:
+        gauges = {
+            "num_running_reqs": 8,
+            "gen_throughput": rate,
+            "spec_accept_length": length,
+            "spec_accept_rate": (length - 1) / 4,
+        }
+        return "".join(f'sglang:{name}{{model_name="m"}} {value}\n' for name, value in gauges.items() if value > 0)
+
+    found = served(tmp_path, a=scrape(2.6, 208.0), b=scrape(0, 400.0))
+    assert [(one.each_s, one.plain) for one in found.intervals] == [(pytest.approx(0.1), False)]
+    assert [(one.each_s, one.plain) for one in found.baseline] == [(pytest.approx(0.02), True)]
+
+
+@pytest.mark.parametrize("prefix", ["", "INFO:vllm.v1.metrics.loggers:"])
+def test_lines_that_another_logger_wrote_again_count_once(prefix: str, tmp_path: Path) -> None:
+    log = vllm_log(Truth(), [4, 8, 8, 16] * 5)
+    again = [re.sub(r"^\(API.*?\] ", prefix, line) if prefix else line for line in log.splitlines()]
+    twice = "".join(f"{line}\n{more}\n" for line, more in zip(log.splitlines(), again, strict=True))
+    one, two = served(tmp_path, a=log), served(tmp_path, a=twice)
+    assert (one.drafts, one.intervals, one.plain) == (two.drafts, two.intervals, two.plain)
+    assert any("another logger wrote again" in note for note in two.notes)
 
 
 def test_an_answer_that_is_there_again_counts_once(tmp_path: Path) -> None:
