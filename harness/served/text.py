@@ -51,6 +51,8 @@ _CRI: Final = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) ([FP]) ?")
 _WRAPPED: Final = ("log", "message", "MESSAGE", "textPayload", "line", "msg", "LogMessage", "_raw", "event", "body")
 """Under which a runtime or a collector keeps the line itself, where it writes JSON: Docker's, vLLM's own formatter's,
 journald's, Google's, Loki's, Azure's, Splunk's, structlog's, OpenTelemetry's."""
+_HEADERS: Final = re.compile(r"\A(?:HTTP/\d(?:\.\d)? \d{3}[^\n]*\n(?:[\w-]+:[^\n]*\n)*\n)+")
+"""What `curl -i` writes before an answer, once for every proxy."""
 _INNER: Final = ("jsonPayload", "_source", "content", "result")
 """Under which Google's, Elastic's, Datadog's and Splunk's rows keep those."""
 _WHOSE: Final = (
@@ -364,7 +366,7 @@ def read_text(file: Path) -> Text:
     if not data.strip(b"\x00\r\n\t "):
         raise InputError(f"{file}: is empty")
     text = _decoded(file, data)
-    plain = _ANSI.sub("", text).replace("\r\n", "\n")
+    plain = _HEADERS.sub("", _ANSI.sub("", text).replace("\r\n", "\n"))
     return Text(file, _unwrapped(plain), tuple(notes))
 
 

@@ -224,7 +224,7 @@ class TestEverySource:
         text = read_text(tmp_path / "anything.bin")
         assert [other.name for other in SOURCES if other.recognises(text)] == [source.name]
 
-    @pytest.mark.parametrize("wrap", ["gzip", "bom", "crlf", "docker", "cri", "ansi"])
+    @pytest.mark.parametrize("wrap", ["gzip", "bom", "crlf", "curl", "docker", "cri", "ansi"])
     def test_however_it_was_copied(self, source: Source, wrap: str, tmp_path: Path) -> None:
         plain = MADE[source.name].text
         if wrap in ("docker", "cri", "ansi") and not source.name.endswith("log"):
@@ -296,6 +296,9 @@ WRAPS: dict[str, Callable[[str], bytes]] = {
     "cri": lambda text: "".join(
         f"2026-11-26T02:25:50.123456789Z stderr P {line[:40]}\n2026-11-26T02:25:50.2Z stderr F {line[40:]}\n"
         for line in text.splitlines()
+    ).encode(),
+    "curl": lambda text: (
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ndate: Thu, 26 Nov 2026\r\ncontent-type: text/plain\r\n\r\n" + text
     ).encode(),
     "ansi": lambda text: "".join(f"\x1b[0;36m{line[:9]}\x1b[0m{line[9:]}\n" for line in text.splitlines()).encode(),
 }  # fmt: skip
