@@ -56,6 +56,12 @@ _OTHER: Final = 5.0
 """Times as long, or as short, as a profile's are steps of another machine: of stretches that are too short to time them."""
 _UNLIKE: Final = 4.0
 """Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
+_CHUNK: Final = (2048, 4096)
+"""Tokens of passes between which a prompt's token is timed."""
+_LEFT: Final = 0.3
+"""What is left of a step at least, without its prompts."""
+_PROMPT_OFF: Final = 0.3
+"""What the time of prompts is off by."""
 BINS: Final = 6
 _OF_MEDIANS: Final = 1.2533
 """How many times as wide as a mean a median scatters."""
@@ -98,6 +104,8 @@ class StepBin(NamedTuple):
     """That it is the median of."""
     prompt_share: float
     """The share of all tokens that are prompts', in the median."""
+    prompts: float
+    """Prompt tokens in a step, in the median."""
     off: float
     """Standard error of the logarithm of `each_s`."""
 
@@ -118,7 +126,7 @@ def step_bins(intervals: Sequence[Interval]) -> list[StepBin]:
         found.append(
             StepBin(
                 float(np.median([r for r, *_ in quiet])), float(np.median([each for _, each, _ in quiet])), len(own),
-                float(np.median(shares)),
+                float(np.median(shares)), float(np.median([one.prompt_tok_s * each for _, each, one in quiet])),
                 _OF_MEDIANS * float(np.std(np.log([each for _, each, _ in quiet]))) / np.sqrt(len(quiet)),
             )
         )  # fmt: skip
@@ -239,6 +247,8 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
+    prompt_s = _prompt_token_s(profile)
+    bins = [one._replace(each_s=max(one.each_s - prompt_s * one.prompts, _LEFT * one.each_s)) for one in bins]
     points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     loops = simulated(points, [base])  # what the profile does not know is told as it is
     try:
@@ -254,15 +264,24 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     if np.abs(found.log_factors / [found.prior(name) for name in found.names]).max() > _UNLIKE:
         raise _unlike(profile, bins)
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
+    prompting = prompts_for_each(server) * prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
     parts = {name: base.parts[name] for name in base.linear}
 
     @cache
     def of(k: int, running: float) -> Floats:
         users = max(round(running), 1)
         each = {name: _step_s(part, kind, k, users, context, acceptance) for name, part in parts.items()}
-        return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
+        answered = running * float(np.median(acceptance.tokens_at(k, running)))
+        return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()) + prompting * answered, np.float64)
 
     return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+
+
+def _prompt_token_s(profile: Profile) -> float:
+    """Seconds that each token of a prompt takes in a large pass: prompts come in chunks of many."""
+    many, more = _CHUNK
+    cost = profile.cost("none", 0, 1, more)
+    return float(cost.verify_s[more] - cost.verify_s[many]) / (more - many)
 
 
 def _of_every_length(profile: Profile, kind: str) -> tuple[Profile, str]:
@@ -291,7 +310,7 @@ def _check_pace(found: Profiled, profile: Profile, server: Server) -> None:
     off = [seconds / float(np.median(found.seconds(drafting_k(server, running), running))) for running, seconds in each]
     if not 1 / _OTHER < float(np.median(off)) < _OTHER:
         running, seconds = (float(np.median(own)) for own in zip(*each, strict=True))
-        raise _unlike(profile, [StepBin(running, seconds, len(each), 0.0, 0.0)])
+        raise _unlike(profile, [StepBin(running, seconds, len(each), 0.0, 0.0, 0.0)])
 
 
 def _unlike(profile: Profile, bins: Sequence[StepBin]) -> InputError:
