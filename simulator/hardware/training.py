@@ -142,11 +142,14 @@ def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Re
 
 
 def target_of(name: str) -> Model:
-    """A target by its short name, or by a `config.json` or the folder of one. Raises InputError."""
-    if name in (known := models()):
-        return known[name]
-    if name in (raw := configs()):
-        return model_of(raw[name], config_of(raw[name]), f"configuration of huggingface.co/{config_of(raw[name])}")
+    """A target by its short name or its hub id, or by a `config.json` or the folder of one. Raises InputError."""
+    known, raw = models(), configs()
+    hub = {model.name.lower(): short for short, model in known.items()} | {config_of(raw[own]).lower(): own for own in raw}
+    short = hub.get(name.lower(), name)
+    if short in known:
+        return known[short]
+    if short in raw:
+        return model_of(raw[short], config_of(raw[short]), f"configuration of huggingface.co/{config_of(raw[short])}")
     try:
         there = Path(name).exists()
     except (OSError, ValueError):

@@ -34,10 +34,17 @@ def test_the_published_cache_is_the_one_that_is_stated() -> None:
     assert cost.hidden_state_bytes / cost.tokens == pytest.approx(6 * 2560 * 2)
 
 
-@pytest.mark.parametrize(("name", "billions"), [("llama-3.1-8b", 8.03), ("gpt-oss-20b", 20.9)])
+@pytest.mark.parametrize(("name", "billions"), [("llama-3.1-8b", 8.03), ("gpt-oss-20b", 20.9), ("smollm2", 0.1345)])
 def test_targets_have_the_parameters_of_their_cards(name: str, billions: float) -> None:
     assert name in configs()
     assert target_of(name).parameters / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("hub", "short"), [("Qwen/Qwen3-8B", "qwen3-8b"), ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b")]
+)
+def test_a_hub_id_is_a_target_that_is_known(hub: str, short: str) -> None:
+    assert target_of(hub) == target_of(short)
 
 
 def test_what_is_twice_takes_twice() -> None:
