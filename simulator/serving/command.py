@@ -147,12 +147,15 @@ def serve(
             speculative, notes = speculative | chosen, notes + said
         parts += engine.spelled(speculative)
         notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
+        notes += engine.spelled_notes(speculative) if engine.spelled_notes else ()
     parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
+    parts += [f"{flags.pass_tokens} {step_tokens}"] if flags.pass_tokens else []
     fits = _fitting(engine, cache_tokens)
     for words, said in (_formatted(engine, formats or {}, checkpoint or {}), _captured(engine, captured), ([], fits)):
         parts, notes = parts + words, notes + said
     if gpus > 1:
-        parts.append(f"{flags.gpus} {gpus}")
+        parts += [f"{flags.gpus} {gpus}", *([flags.shared] if flags.shared else [])]
+        notes += [engine.shared_note] if engine.shared_note else []
     words, said = copies(engine, speculative, replicas)
     parts, notes = parts + words, notes + said
     if by_hand := [part for part in parts[1:] if not part.startswith("-")]:  # a comment, so at the end

@@ -44,8 +44,12 @@ class Flags:
     """Requests running at once."""
     step_tokens: str
     """Tokens of one step."""
+    pass_tokens: str = ""
+    """Tokens of one pass, of an engine that computes a step in several unless told; empty where a step is one."""
     gpus: str
     """GPUs that share a model."""
+    shared: str = ""
+    """That GPUs share every layer, of an engine that gives each some of the layers unless told."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
     weights: str = ""
@@ -103,11 +107,15 @@ class ServingEngine:
     """Words of every command beside those, always the same."""
     notes: tuple[str, ...] = ()
     """What has to be done before any command, whatever drafts, or is to be known of its options."""
+    shared_note: str = ""
+    """What is to be known of GPUs that share a model; empty is nothing."""
     fields: Fields
     captured: int = 0
     """Tokens of the largest pass that it captures unless told; 0 where it captures none, or nobody knows."""
     spell: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     """The words of the command that say how it drafts, from the fields; None is one word after `Flags.speculative`."""
+    spelled_notes: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    """What is to be known of those words, from the fields; None is nothing."""
     written: Callable[[Mapping[str, Any]], str] = json.dumps
     """That word."""
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None

@@ -15,6 +15,7 @@ from simulator.records import Recording
 from simulator.serving.command import Models, Serving, cannot_run, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
+from simulator.serving.llama_cpp import LLAMA_CPP
 from simulator.serving.sglang import _captured, adaptive_steps, sps_json, sts_json
 from simulator.serving.tensorrt_llm import draft_len_schedule
 from simulator.serving.vllm import VLLM
@@ -164,6 +165,53 @@ def test_llama_cpp_has_at_most_256_slots(kind: str, policy: str) -> None:
     assert cannot_run(engine, recording(kind), PolicySpec.parse(policy), 256) == ""
     why = cannot_run(engine, recording(kind), PolicySpec.parse(policy), 257)
     assert why == "llama.cpp runs no more than 256 requests at a time"
+
+
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_llama_cpps_pass_is_as_long_as_its_step(kind: str, policy: str) -> None:
+    """`-b` is the logical batch, which is computed in passes of `-ub` tokens: 512 unless set."""
+    words = shlex.split(served(LLAMA_CPP, kind, PolicySpec.parse(policy), step_tokens=8192).command)
+    assert [words[words.index(flag) + 1] for flag in ("-b", "-ub")] == ["8192", "8192"]
+
+
+@pytest.mark.parametrize(("gpus", "told"), [(1, False), (2, True)])
+def test_llama_cpps_gpus_share_every_layer(gpus: int, told: bool) -> None:
+    """`--split-mode layer`, its default, gives each GPU some of the layers: another machine than was simulated."""
+    made = served(LLAMA_CPP, "none", NO_DRAFTER, gpus=gpus)
+    assert ("--split-mode tensor" in made.command) == told
+    assert any("--split-mode" in note and "experimental" in note for note in made.notes) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "k", "words"),
+    [
+        ("draft-simple", 5, "--spec-type draft-simple -md d.gguf --spec-draft-n-max 5"),
+        ("draft-eagle3", 5, "--spec-type draft-eagle3 -md d.gguf --spec-draft-n-max 5"),
+        ("ngram-simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),
+        ("ngram_simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),  # as its sums write it
+        ("ngram-map-k", 5, "--spec-type ngram-map-k --spec-ngram-map-k-size-m 5"),
+        ("ngram-map-k4v", 5, "--spec-type ngram-map-k4v --spec-ngram-map-k4v-size-m 5"),
+        ("ngram-mod", 64, "--spec-type ngram-mod --spec-ngram-mod-n-max 64"),
+        ("ngram-mod", 5, "--spec-type ngram-mod --spec-ngram-mod-n-max 5 --spec-ngram-mod-n-min 5"),
+        ("ngram-cache", 5, "--spec-type ngram-cache"),
+        (
+            "ngram-simple,draft-simple",
+            5,
+            "--spec-type ngram-simple,draft-simple -md d.gguf --spec-ngram-simple-size-m 5 --spec-draft-n-max 5",
+        ),
+        ("ngram", 5, "--spec-type METHOD"),
+    ],
+)
+def test_how_llama_cpp_is_told_the_tokens_of_a_draft(method: str, k: int, words: str) -> None:
+    """`--spec-draft-n-max` acts on what has a drafter alone: a look-up went on with 48."""
+    drafter = {"-md": "d.gguf"} if "draft" in method else {}
+    fields = {"--spec-type": method, **drafter, "--spec-draft-n-max": k}
+    assert " ".join(LLAMA_CPP.spelled(fields)) == words
+    assert LLAMA_CPP.spelled_notes is not None
+    notes = " ".join(LLAMA_CPP.spelled_notes(fields))
+    assert ("drafts up to 8 tokens" in notes) == (method == "ngram-cache")
+    assert ("throws away drafts" in notes) == (method == "ngram-mod" and k < 48)
+    assert ("option of its own" in notes) == (method == "ngram")
 
 
 def test_sglangs_steps_by_batch_size_are_a_file() -> None:

@@ -310,6 +310,34 @@ def test_too_early_to_say(tmp_path: Path) -> None:
     assert done.exit_code == 3, done.output
 
 
+@pytest.mark.parametrize(
+    ("method", "flags", "note"),
+    [
+        ("ngram-simple", "--spec-type ngram-simple --spec-ngram-simple-size-m {}", ""),
+        ("ngram-cache", "--spec-type ngram-cache", "K cannot be set: ngram-cache drafts up to 8 tokens"),
+    ],
+)
+def test_a_look_up_of_llama_cpp_is_told_its_tokens_by_its_own_option(
+    method: str, flags: str, note: str, tmp_path: Path
+) -> None:
+    lines = [f"0.05.011.653 I spec common_specu: adding speculative implementation '{method}'"]
+    for i in range(40):
+        said = f"0.{i + 10}.000.000 I slot print_timing: id  0 | task {i} | "
+        lines += [
+            f"{said}prompt eval time =    1000.00 ms /   100 tokens (   10.00 ms per token,   100.00 tokens per second)",
+            f"{said}       eval time =    9000.00 ms /    27 tokens (   10.00 ms per token,   100.00 tokens per second)",
+            f"{said}draft acceptance = 0.00833 (    6 accepted /   960 generated), mean len =  1.30",
+            f"{said}     acc per pos = ({', '.join(['0.250', '0.050', *['0.000'] * 46])})",
+        ]
+    told = advised(tmp_path, "\n".join(lines) + "\n")
+    assert told["verdict"] == "set"
+    assert told["flags"] == flags.format(told["tokens"])
+    screen = run("advise", tmp_path / "file.log").stdout
+    assert flags.format(told["tokens"]) in screen
+    assert note in str(told["flags_notes"])
+    assert note in screen
+
+
 def test_one_screen_of_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrapped as a terminal would, what is to be copied apart."""
     import textwrap
