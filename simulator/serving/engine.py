@@ -60,6 +60,8 @@ class Flags:
     """Tokens of the largest pass that is captured as a graph; empty where that cannot be set."""
     context: str = ""
     """Tokens of the longest context, of an engine that does not start where the cache holds fewer than the model's own."""
+    no_prefix_cache: str = ""
+    """That nothing of prompts is kept for others that begin alike; empty where that is no option, see `ServingEngine`."""
     speculative: str = ""
     """The configuration of drafting, as JSON; empty where it is spelled otherwise, see `ServingEngine.spell`."""
 
@@ -118,6 +120,8 @@ class ServingEngine:
     """What is to be known of those words, from the fields; None is nothing."""
     written: Callable[[Mapping[str, Any]], str] = json.dumps
     """That word."""
+    no_prefix_cache: Mapping[str, Any] = field(default_factory=dict)
+    """Fields beside those of drafting that say that nothing of prompts is kept; empty where that is an option."""
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     """Files that the command names, by name, from the fields; None needs none."""
     refuses_rows: Callable[[list[tuple[int, int, int]]], str] | None = None
@@ -142,6 +146,8 @@ class ServingEngine:
             raise ValueError(f"{self.name}: a table of k by batch size has a field, and its field a policy")
         if bool(self.flags.speculative) == (self.spell is not None):
             raise ValueError(f"{self.name}: how it drafts is spelled in one way")
+        if bool(self.flags.no_prefix_cache) == bool(self.no_prefix_cache):
+            raise ValueError(f"{self.name}: that it keeps nothing of prompts is told in one way")
 
     def spelled(self, fields: Mapping[str, Any]) -> list[str]:
         """The words of the command that say how it drafts, quoted for a shell."""

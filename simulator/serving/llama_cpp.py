@@ -89,6 +89,7 @@ LLAMA_CPP: Final = ServingEngine(
         gpus="GPUs:",
         replicas="copies:",
         shared="--split-mode tensor",
+        no_prefix_cache="--no-cache-prompt",
     ),
     options=("--kv-unified",),  # with -np alone each request has that share of the context, however few run
     notes=(_GGUF, _CONTEXT),

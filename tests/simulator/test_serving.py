@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
 from simulator.serving.llama_cpp import LLAMA_CPP
 from simulator.serving.sglang import _captured, adaptive_steps, sps_json, sts_json
-from simulator.serving.tensorrt_llm import draft_len_schedule
+from simulator.serving.tensorrt_llm import TENSORRT_LLM, draft_len_schedule
 from simulator.serving.vllm import VLLM
 
 SPECS = [
@@ -101,6 +103,7 @@ class TestEveryEngine:
         ({"drafting_option": {}}, "has a field"),
         ({"policies": ("none", "fixed", "vllm_adaptive")}, "k by batch size"),
         ({"adaptive": ""}, "has a field"),
+        ({"no_prefix_cache": {"reuse": False}}, "nothing of prompts"),
     ],
 )
 def test_facts_that_contradict_are_refused(changes: dict[str, object], said: str) -> None:
@@ -218,11 +221,48 @@ def test_sglangs_steps_by_batch_size_are_a_file() -> None:
     """A batch size's slot is the largest that is not above it: `_find_closest_bs` of adaptive_spec_params.py."""
     engine = engine_of("sglang")
     assert engine is not None
-    [note] = [
-        n for n in served(engine, "eagle3", PolicySpec.parse("k_by_batch:2=5/4=1")).notes if "adaptive_steps.json" in n
-    ]
-    steps = json.loads(note[note.index("{") :])
-    assert steps == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
+    made = served(engine, "eagle3", PolicySpec.parse("k_by_batch:2=5/4=1"))
+    assert json.loads(made.files["adaptive_steps.json"]) == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
+    [note] = set(made.told) - set(made.notes)
+    assert json.loads(note[note.index("{") :]) == json.loads(made.files["adaptive_steps.json"])
+
+
+def test_a_script_writes_its_files_and_then_serves(tmp_path: Path) -> None:
+    """In any shell, whatever stands in the file."""
+    held = '{"it\'s": "$HOME `ls` \\\\ "}'
+    made = dataclasses.replace(Serving("cat 'odd name.json'; echo served", (), None), files={"odd name.json": held})
+    done = subprocess.run(["sh", "-c", made.script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{held}\nserved\n"
+    assert dataclasses.replace(made, files={}).script == made.command
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", "--no-enable-prefix-caching"),
+        ("sglang", "--disable-radix-cache"),
+        ("tensorrt-llm", "kv_cache_config: {enable_block_reuse: false}"),
+        ("llama.cpp", "--no-cache-prompt"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_numbers_without_a_prefix_cache_are_served_without_one(engine: str, words: str, kind: str, policy: str) -> None:
+    known = engine_of(engine)
+    assert known is not None
+    kept, whole = (served(known, kind, PolicySpec.parse(policy), prefix_cache=keeps) for keeps in (True, False))
+    assert (words in kept.command, words in whole.command) == (False, True)
+    assert [any("without a prefix cache" in note for note in made.notes) for made in (kept, whole)] == [False, True]
+    assert whole.speculative == kept.speculative
+
+
+def test_tensorrt_llms_configuration_without_a_prefix_cache_is_yaml() -> None:
+    import yaml
+
+    made = served(TENSORRT_LLM, "eagle3", PolicySpec.parse("fixed:3"), prefix_cache=False)
+    words = shlex.split(made.command)
+    found = yaml.safe_load(words[words.index("<<<") + 1])
+    assert found["kv_cache_config"] == {"enable_block_reuse": False}
+    assert found["speculative_config"]["max_draft_len"] == 3
 
 
 ROWS = [(1, 50, 3), (51, 96, 1)]
