@@ -182,6 +182,7 @@ def files_of(advice: Advice) -> Mapping[str, str]:
 def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[str]) -> None:
     """One screen; `asked` are the words of what was asked, for the command that asks again."""
     from harness.served.acceptance import LABEL
+    from simulator.serving.command import writing
 
     server, settings = advice.server, advice.server.settings
     engine = f"{settings.engine} {settings.version}".strip() or "an engine that no file names"
@@ -201,13 +202,12 @@ def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[s
     for line in _why(advice):
         say(console, line)
     if flags and advice.verdict != "keep":
-        say(console, f"  {flags}")
+        for line in (*writing(files_of(advice)), flags):
+            say(console, f"  {line}")
         if named := [word for word in ("CHECKPOINT", "METHOD") if re.search(rf"\b{word}\b", flags)]:
             say(console, f"{' and '.join(named)}: in the files nobody names the drafter's")
         for note in notes_of(advice):
             say(console, note)
-        for name, held in files_of(advice).items():
-            say(console, f"  {name}: {held}")
     if "--speculative-adaptive" in flags and advice.verdict != "keep":
         say(console, _UNCHECKED)
     else:

@@ -69,6 +69,11 @@ def script(files: Mapping[str, str], command: str) -> str:
     return "\n".join([*(f"cat > {shlex.quote(name)} <<'EOF'\n{text}\nEOF" for name, text in files.items()), command])
 
 
+def writing(files: Mapping[str, str]) -> list[str]:
+    """Lines for a shell that write files, for a screen: they may be indented, as the end of what `script` writes may not."""
+    return [f"printf '%s\\n' {shlex.quote(text)} > {shlex.quote(name)}" for name, text in files.items()]
+
+
 def files_told(files: Mapping[str, str]) -> list[str]:
     """What files are to hold, in words."""
     return [f"{name} is a file: {text}" for name, text in files.items()]

@@ -14,7 +14,7 @@ import pytest
 from simulator.drafter_kinds import KINDS
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.serving.command import Models, Serving, cannot_run, serve
+from simulator.serving.command import Models, Serving, cannot_run, serve, writing
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
 from simulator.serving.llama_cpp import LLAMA_CPP
@@ -233,6 +233,10 @@ def test_a_script_writes_its_files_and_then_serves(tmp_path: Path) -> None:
     made = dataclasses.replace(Serving("cat 'odd name.json'; echo served", (), None), files={"odd name.json": held})
     done = subprocess.run(["sh", "-c", made.script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{held}\nserved\n"
+    shown = "\n".join(f"  {line}" for line in (*writing(made.files), made.command))  # as screens have it
+    assert (
+        subprocess.run(["sh", "-c", shown], cwd=tmp_path, capture_output=True, text=True, check=True).stdout == done.stdout
+    )
     assert dataclasses.replace(made, files={}).script == made.command
 
 

@@ -16,6 +16,7 @@ import pytest
 from simulator.load import RecordedArrivals
 from simulator.plan import serving_of
 from simulator.records import Anchors
+from simulator.sentences import told
 from simulator.serving.engine import ServingEngine
 from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
@@ -74,6 +75,12 @@ def test_a_table_of_sglangs_is_written_before_it_is_read(
     if engine:
         assert text.count("candidate_steps") == 2  # once, in the file
         assert "is a file" not in text
+        screen = told(decision)
+        lines = [line for line in screen if "adaptive_steps.json" in line]
+        assert [line.startswith("  ") for line in lines] == [True, True]  # what writes it, and what reads it
+        (tmp_path / "adaptive_steps.json").unlink()
+        shown = "\n".join(line for line in screen if line.startswith("  "))
+        assert files_after(shown, tmp_path)["adaptive_steps.json"] == held["adaptive_steps.json"]
 
 
 def test_tables_of_sglangs_scheduler_are_written_before_they_are_read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.served.server import together
 from harness.served.sources.registry import read_files
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
+from simulator.serving.sglang import SGLANG
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 LOADS = [int(n) for n in np.clip(np.round(16 * np.exp(0.9 * np.sin(np.arange(180) / 20))), 1, 64)]
@@ -230,6 +232,20 @@ def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("harness.cli.advise.flags_of", lambda advice: "--speculative-adaptive")
     told = " ".join(run("advise", tmp_path / "f").stdout.split())
     assert ("--check cannot read it" in told, "--check LATER.log" in told) == (True, False)
+
+
+def test_the_file_of_sglangs_table_is_written_above_the_words_that_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands on the screen it may be copied into a shell."""
+    (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
+    monkeypatch.setattr("harness.served.advice.engine_of", lambda server: SGLANG)
+    lines = run("advise", tmp_path / "f").stdout.splitlines()
+    [at] = [i for i, line in enumerate(lines) if "--speculative-adaptive-config adaptive_steps.json" in line]
+    subprocess.run(["sh", "-c", lines[at - 1]], cwd=tmp_path, check=True)
+    steps = json.loads((tmp_path / "adaptive_steps.json").read_text())
+    assert steps["1"] == {"candidate_steps": [3]}
+    assert len(steps) > 1
 
 
 def test_a_draft_of_a_server_with_a_table_is_a_whole_one(tmp_path: Path) -> None:
