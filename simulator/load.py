@@ -44,6 +44,11 @@ class Load(ABC):
         """Whether it ends by itself, when all that was asked is answered; else it is simulated as long as somebody says."""
         return False
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether it says that prompts begin alike, so that it matters whether that is kept."""
+        return False
+
     @staticmethod
     def parse(text: str) -> Load:
         """A load as users write it: users:64, users:64/2.5 (mean think seconds), users:64#880 (requests in all), rate:5,
@@ -225,6 +230,14 @@ class RecordedArrivals(Load):
                 "bring the old file back, or begin anew"
             )
         return RecordedRequests.read(self.file, self.speed, self.window)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        try:
+            blocks = self.requests.blocks
+        except (InputError, OSError):  # gone, or changed, since it was simulated: what may matter is told
+            return True
+        return blocks is not None and blocks.in_common
 
     def times(self, factor: float) -> RecordedArrivals:
         faster = replace(self, speed=self.speed * factor)

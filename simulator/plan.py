@@ -76,6 +76,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return max(load.most_running(self.request_cap, self.replicas) for load in self.loads)
 
     @property
+    def whole_prompts(self) -> bool:
+        """Whether prompts have something in common and were computed in whole nevertheless: `prefix_cache` said so."""
+        return not self.prefix_cache and any(load.shares_prefixes for load in self.loads)
+
+    @property
     def limits(self) -> EngineLimits:
         """What the engine allows; its copies are behind a router to the least loaded."""
         return EngineLimits(
@@ -174,4 +179,5 @@ def serving_of(
         step_tokens=plan.step_tokens, gpus=plan.profile.gpus, replicas=plan.replicas, drafting=plan.drafting,
         captured=plan.profile.captured, formats=plan.profile.formats, checkpoint=plan.profile.checkpoint,
         most_running=plan.most_running, fields=fields, cache_tokens=_cache_tokens(plan, run),
+        prefix_cache=not plan.whole_prompts,
     )  # fmt: skip

@@ -40,6 +40,11 @@ class PrefixBlocks:
         """Different blocks."""
         return int(self.ids.max()) + 1 if len(self.ids) else 0
 
+    @property
+    def in_common(self) -> bool:
+        """Whether any prompt begins as another does."""
+        return self.distinct < len(self.ids)
+
 
 _SESSIONS: Final = ("session", "session_id")
 """What says whose blocks are meant where hashes are of a session."""

@@ -103,7 +103,8 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     plan, load, engine = question.plan, question.load, question.plan.engine
     decision = Decision.about(
         engine=engine, profile=plan.profile, load=load, replicas=plan.replicas, slas=plan.slas, figure=question.figure,
-        traffic=question.mix.words(load), temperature=question.models.temperature,
+        traffic=question.mix.words(load) + ("; no prefix cache" if plan.whole_prompts else ""),
+        temperature=question.models.temperature,
     )  # fmt: skip
     if evidence.too_short:
         return decision.without(evidence.too_short)
@@ -138,7 +139,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
         return decision
     serving = serving_of(plan, engine, question.models, chosen.run)
     return msgspec.structs.replace(
-        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.notes, *decision.notes]
+        decision, command=serving.command, settings=serving.speculative or {}, notes=[*serving.told, *decision.notes]
     )
 
 

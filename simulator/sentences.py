@@ -11,6 +11,7 @@ from simulator.decision import FIGURES, GAINS, Decision, Gain, Range, Rival, lay
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.records import Recording
+from simulator.serving.command import files_of, files_told, writing
 from simulator.sla import Promise
 
 WORTH_TELLING = 0.01
@@ -166,8 +167,10 @@ _HOLDS_MORE = 1.05
 def told(decision: Decision) -> list[str]:
     """All of a decision for a terminal: the sentence that says what to run, the command, the other sentences, notes."""
     first, *others = sentences(decision)
-    command = decision.command.splitlines()
-    return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in decision.notes)]
+    files = {} if decision.engine is None else files_of(decision.engine, decision.settings)
+    command = [*writing(files), *decision.command.splitlines()]
+    notes = [note for note in decision.notes if note not in files_told(files)]  # they are written
+    return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in notes)]
 
 
 def _drafts(d: Decision, recording: Recording) -> str:

@@ -124,7 +124,8 @@ def _title(study: StoredStudy) -> str:
     }  # fmt: skip
     bounds = "".join(f" · {sla}" for sla in plan.slas)
     name = f"{replicated(plan)} ({plan.profile.source})"
-    parts = (f"study {study.study_id}", traces, study.drafts, name, wanted[plan.objective])
+    cache = "no prefix cache" if plan.whole_prompts else ""
+    parts = (f"study {study.study_id}", traces, study.drafts, name, cache, wanted[plan.objective])
     return " · ".join(filter(None, parts)) + bounds
 
 

@@ -26,7 +26,17 @@ from simulator.load import Load
 from simulator.plan import serving_of
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.sentences import sentences
-from simulator.serving.command import Models, Serving, batch_rows, cannot_run, known_until, speculative_fields
+from simulator.serving.command import (
+    Models,
+    Serving,
+    batch_rows,
+    cannot_run,
+    files_of,
+    files_told,
+    known_until,
+    script,
+    speculative_fields,
+)
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import engine_of
 from simulator.serving.sglang import SGLANG
@@ -71,11 +81,13 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
     if decision is not None and decision.candidate is not None and decision.command and decision.engine == engine:
         told = sentences(decision)
         elsewhere = gains_by_load({each: study.loads[each] for each in won}, decision.candidate)
+        files = files_of(engine, decision.settings)
+        notes = [note for note in decision.notes if note not in files_told(files)]  # they are written
         head = [
             f"specyard study {study_id}", *_unfinished(study, store), *told, *elsewhere, *capacity(load, study),
-            *decision.notes, checked_by(engine, decision.settings),
+            *notes, checked_by(engine, decision.settings),
         ]  # fmt: skip
-        return _commented(head, decision.command)
+        return _commented(head, script(files, decision.command))
     run = to_run(found, engine, study) or won[load].configuration
     if reason and refused(engine, run, study.target or ""):
         raise InputError(f"study {study_id}: no recommendation for {load.label}: {reason}")
@@ -91,7 +103,7 @@ def export_study(store: Store, study_id: str, form: str, users: int | None) -> s
         *gains_by_load({each: study.loads[each] for each in won}, run),
         *capacity(load, study), *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
-    return _commented(head, made.command)
+    return _commented(head, made.script)
 
 
 def _numbers(
@@ -101,7 +113,7 @@ def _numbers(
     decision, plan = study.loads[loads[-1]].decision, study.plan
     why = refused(engine, run, study.target or "")
     if decision is not None and decision.candidate == run and decision.value is not None and not why:
-        theirs = () if decision.engine is None else serving_of(plan, decision.engine, models, run).notes
+        theirs = () if decision.engine is None else serving_of(plan, decision.engine, models, run).told
         return as_decided(decision, engine, theirs)
     where = " and for ".join(load.label for load in loads)
     numbers = "; ".join(expected(study.loads[load], run) for load in loads)
@@ -142,7 +154,7 @@ def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) 
         "for benches alone: what it answers is no model's, and requests do not differ in acceptance as real ones do",
         *made.notes, check(made.speculative),
     ]  # fmt: skip
-    return _commented(head, made.command)
+    return _commented(head, made.script)
 
 
 def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:
@@ -328,7 +340,7 @@ def _command_for_all(store: Store, study: StoredStudy, engine: ServingEngine) ->
         *unsettled(study.loads), *better(found, trials, study, engine),
         *made.notes, checked_by(engine, made.speculative),
     ]  # fmt: skip
-    return _commented(head, made.command)
+    return _commented(head, made.script)
 
 
 def one_k(found: ByLoad, whole: Mapping[str, bool], engine: ServingEngine) -> list[str]:

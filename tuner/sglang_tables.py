@@ -38,9 +38,10 @@ def with_tables(store: Store, study: StoredStudy, winner: Configuration, made: S
         step = cost.step(load, trace.gamma, verified, Longest(trace.gamma, context))
         seconds[running + verified] = step.seconds
     words = [f"--speculative-dspark-sps-table-path {_SPS}"]
-    notes = [_RAGGED, f"{_SPS} is a file, simulated at {context:,} tokens of context a request: {sps_json(seconds)}"]
+    files = {**made.files, _SPS: sps_json(seconds)}
+    notes = [_RAGGED, f"{_SPS}: simulated at {context:,} tokens of context a request"]
     if temperatures := store.temperatures(study.run_id, recording):
         words.append(f"--speculative-dspark-confidence-sts-path {_STS}")
-        notes.append(f"{_STS} is a file: {sts_json(temperatures, f'run {study.run_id}', responses)}")
+        files[_STS] = sts_json(temperatures, f"run {study.run_id}", responses)
     command = " \\\n  ".join([made.command, *words])
-    return dataclasses.replace(made, command=command, notes=(*made.notes, *notes))
+    return dataclasses.replace(made, command=command, notes=(*made.notes, *notes), files=files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +74,10 @@ def advise(
         if as_json:
             from harness.served.advice import content
 
-            print_json("advice", {**content(advice), "flags": flags, "files": files_of(advice)})
+            print_json(
+                "advice",
+                {**content(advice), "flags": flags, "flags_notes": notes_of(advice), "files": files_of(advice)},
+            )
             return
         given = {"--drafter": drafter, **asked}
         options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
@@ -159,6 +163,14 @@ def flags_of(advice: Advice) -> str:
     return " ".join(engine_of(advice.server).spelled(fields)) if fields else ""
 
 
+def notes_of(advice: Advice) -> list[str]:
+    """What is to be known of those words; nothing where all stays as it is."""
+    from harness.served.advice import engine_of, fields_of
+
+    fields, told = fields_of(advice), engine_of(advice.server).spelled_notes
+    return list(told(fields)) if fields and told is not None and advice.verdict != "keep" else []
+
+
 def files_of(advice: Advice) -> Mapping[str, str]:
     """The files that those words name, and what they hold."""
     from harness.served.advice import engine_of, fields_of
@@ -170,6 +182,7 @@ def files_of(advice: Advice) -> Mapping[str, str]:
 def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[str]) -> None:
     """One screen; `asked` are the words of what was asked, for the command that asks again."""
     from harness.served.acceptance import LABEL
+    from simulator.serving.command import writing
 
     server, settings = advice.server, advice.server.settings
     engine = f"{settings.engine} {settings.version}".strip() or "an engine that no file names"
@@ -189,11 +202,12 @@ def print_advice(console: Console, advice: Advice, flags: str, asked: Sequence[s
     for line in _why(advice):
         say(console, line)
     if flags and advice.verdict != "keep":
-        say(console, f"  {flags}")
-        if named := [word for word in ("CHECKPOINT", "METHOD") if f'"{word}"' in flags]:
+        for line in (*writing(files_of(advice)), flags):
+            say(console, f"  {line}")
+        if named := [word for word in ("CHECKPOINT", "METHOD") if re.search(rf"\b{word}\b", flags)]:
             say(console, f"{' and '.join(named)}: in the files nobody names the drafter's")
-        for name, held in files_of(advice).items():
-            say(console, f"  {name}: {held}")
+        for note in notes_of(advice):
+            say(console, note)
     if "--speculative-adaptive" in flags and advice.verdict != "keep":
         say(console, _UNCHECKED)
     else:

@@ -199,7 +199,8 @@ def print_sweep(store: Store, sweep_id: str, *, as_json: bool, decides: bool = T
     console = plain_console()
     head = " · ".join(filter(None, (f"sweep {sweep_id}", f"run {sweep['run_id']}", drafts_of(run, plan.drafting))))
     shared = f" · {layout_of(plan.profile.gpus, plan.replicas)}" if plan.profile.gpus * plan.replicas > 1 else ""
-    say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}")
+    cache = " · no prefix cache" if plan.whole_prompts else ""
+    say(console, f"{head} · {plan.profile.name} ({plan.profile.source}){shared}{cache}")
     if sweep["finished_at"] is None:
         say(console, "this sweep is not finished: what follows is what it has so far")
     if served:

@@ -285,7 +285,7 @@ class _Draft:
         [row] = decoded_rows(self.con.execute("SELECT * FROM runs WHERE run_id = ?", [study.run_id]))
         found = decisions(self.con, study.study_id)
         decided = [found[load] for load in plan.loads if load in found]
-        return from_table(study, tables, decided, serving_of(plan, engine, models_of(row), run).command)
+        return from_table(study, tables, decided, serving_of(plan, engine, models_of(row), run).script)
 
     def _decided(self, subject: str, loads: Sequence[Load]) -> Headline | None:
         """What a study or a sweep says to run, at the last of its loads that it decided about; None where it did not."""

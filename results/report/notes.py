@@ -247,6 +247,7 @@ def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
     """About a sweep and its profile; here and below, `told` are profiles that need not be told again."""
     plan = sweep.plan
     engine = [f"{name.replace('_', ' ')} {value}" for name in _ENGINE if (value := getattr(plan, name)) is not None]
+    engine += [] if plan.prefix_cache else ["no prefix cache"]
     return [
         *_made("sweep", sweep.sweep_id, sweep),
         *_profile(sweep.profile, told),

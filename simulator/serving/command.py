@@ -18,6 +18,10 @@ from simulator.serving.engine import ServingEngine
 
 _LONG = 131_072
 """Tokens of the longest context that models which are served mostly know."""
+_WHOLE_PROMPTS = (
+    "simulated without a prefix cache, and so it is served: prompts that begin alike are computed in whole, though engines "
+    "keep what they have in common unless told"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,38 @@ class Serving:
     """What has to be done first."""
     speculative: dict[str, Any] | None
     """The configuration of drafting; None decodes plainly."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What the files are to hold that the command names, by name."""
+
+    @property
+    def script(self) -> str:
+        """The command below what writes its files, for a shell."""
+        return script(self.files, self.command)
+
+    @property
+    def told(self) -> list[str]:
+        """The notes, and what the files are to hold, beside a command that does not write them."""
+        return [*self.notes, *files_told(self.files)]
+
+
+def script(files: Mapping[str, str], command: str) -> str:
+    """A command below what writes the files that it names, for a shell."""
+    return "\n".join([*(f"cat > {shlex.quote(name)} <<'EOF'\n{text}\nEOF" for name, text in files.items()), command])
+
+
+def writing(files: Mapping[str, str]) -> list[str]:
+    """Lines for a shell that write files, for a screen: they may be indented, as the end of what `script` writes may not."""
+    return [f"printf '%s\\n' {shlex.quote(text)} > {shlex.quote(name)}" for name, text in files.items()]
+
+
+def files_told(files: Mapping[str, str]) -> list[str]:
+    """What files are to hold, in words."""
+    return [f"{name} is a file: {text}" for name, text in files.items()]
+
+
+def files_of(engine: ServingEngine, speculative: Mapping[str, Any]) -> Mapping[str, str]:
+    """What files are to hold that a command of this configuration of drafting names, by name."""
+    return engine.files(speculative) if engine.files is not None and speculative else {}
 
 
 def cannot_run(
@@ -107,6 +143,7 @@ def serve(
     cache_tokens: int = 0,
     most_running: int | None = None,
     fields: Mapping[str, Any] | None = None,
+    prefix_cache: bool = True,
 ) -> Serving:
     """The command of a configuration that the engine runs as simulated.
 
@@ -121,43 +158,70 @@ def serve(
         cache_tokens: context tokens that fit on a replica; 0 is as many as any model knows.
         most_running: requests on a replica in what was simulated; None is the request cap.
         fields: the engine's own for a policy that it only comes close to; None for one that it runs.
+        prefix_cache: whether what prompts have in common was kept, or nobody knows of anything.
     """
-    flags, names, speculative = engine.flags, engine.fields, dict[str, Any]()
+    flags, speculative = engine.flags, dict[str, Any]()
     notes = [*_of_models(models, modelled), *engine.notes]
     parts = [f"{engine.serve} {shlex.quote(models.target or 'MODEL')}"]
     if policy != NO_DRAFTER:
-        kind = recording.kind
-        served = engine.kinds[kind]
-        speculative |= {names.method: served.method, **served.options}
-        if served.checkpoint:
-            speculative[names.checkpoint] = models.checkpoints.get(recording.drafter, "CHECKPOINT")
-            if recording.drafter not in models.checkpoints:
-                notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
-        if told := models.formats.get(recording.drafter):
-            notes.append(f"{recording.drafter} was {told}: an engine that reads it otherwise drafts worse in silence")
-        if served.note and (not served.note_of or _named(served.note_of, models.target)):
-            notes.append(served.note)
         most = request_cap if most_running is None else most_running
-        speculative |= speculative_fields(engine, recording.gamma, policy, request_cap, most) if fields is None else fields
-        rows = speculative.get(names.batch_rows) if names.batch_rows else None
-        if rows:
-            notes += _of_rows(engine, rows, request_cap)
-        if models.temperature and not KINDS[kind].one_hot:
-            chosen, said = _chosen(engine, kind, drafting)
-            speculative, notes = speculative | chosen, notes + said
-        parts += engine.spelled(speculative)
-        notes += [f"{name} is a file: {text}" for name, text in (engine.files(speculative) if engine.files else {}).items()]
+        if fields is None:
+            fields = speculative_fields(engine, recording.gamma, policy, request_cap, most)
+        speculative, said = _drafting(engine, models, recording, fields, request_cap, drafting)
+        notes += said
+    parts += _configured(engine, speculative, prefix_cache=prefix_cache)
     parts += [f"{flags.request_cap} {request_cap}", *engine.options, f"{flags.step_tokens} {step_tokens}"]
+    parts += [f"{flags.pass_tokens} {step_tokens}"] if flags.pass_tokens else []
     fits = _fitting(engine, cache_tokens)
     for words, said in (_formatted(engine, formats or {}, checkpoint or {}), _captured(engine, captured), ([], fits)):
         parts, notes = parts + words, notes + said
     if gpus > 1:
-        parts.append(f"{flags.gpus} {gpus}")
+        parts += [f"{flags.gpus} {gpus}", *([flags.shared] if flags.shared else [])]
+        notes += [engine.shared_note] if engine.shared_note else []
     words, said = copies(engine, speculative, replicas)
     parts, notes = parts + words, notes + said
+    notes += [] if prefix_cache else [_WHOLE_PROMPTS]
     if by_hand := [part for part in parts[1:] if not part.startswith("-")]:  # a comment, so at the end
         parts = [*(part for part in parts if part not in by_hand), f"# {' '.join(by_hand)} by hand"]
-    return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None)
+    return Serving(" \\\n  ".join(parts), tuple(notes), speculative or None, files_of(engine, speculative))
+
+
+def _drafting(
+    engine: ServingEngine,
+    models: Models,
+    recording: Recording,
+    fields: Mapping[str, Any],
+    request_cap: int,
+    drafting: Drafting,
+) -> tuple[dict[str, Any], list[str]]:
+    """(The configuration of drafting, notes) of a policy that has these fields."""
+    names, kind, notes = engine.fields, recording.kind, list[str]()
+    served = engine.kinds[kind]
+    speculative: dict[str, Any] = {names.method: served.method, **served.options}
+    if served.checkpoint:
+        speculative[names.checkpoint] = models.checkpoints.get(recording.drafter, "CHECKPOINT")
+        if recording.drafter not in models.checkpoints:
+            notes.append(f"CHECKPOINT is the checkpoint of {recording.drafter}, which nothing recorded here names")
+    if told := models.formats.get(recording.drafter):
+        notes.append(f"{recording.drafter} was {told}: an engine that reads it otherwise drafts worse in silence")
+    if served.note and (not served.note_of or _named(served.note_of, models.target)):
+        notes.append(served.note)
+    speculative |= fields
+    rows = speculative.get(names.batch_rows) if names.batch_rows else None
+    if rows:
+        notes += _of_rows(engine, rows, request_cap)
+    if models.temperature and not KINDS[kind].one_hot:
+        chosen, said = _chosen(engine, kind, drafting)
+        speculative, notes = speculative | chosen, notes + said
+    notes += engine.spelled_notes(speculative) if engine.spelled_notes else ()
+    return speculative, notes
+
+
+def _configured(engine: ServingEngine, speculative: Mapping[str, Any], *, prefix_cache: bool) -> list[str]:
+    """Words of the command that say how it drafts, and that it keeps nothing of prompts where it is to keep nothing."""
+    without = {} if prefix_cache else engine.no_prefix_cache
+    words = engine.spelled({**speculative, **without}) if speculative or without else []
+    return words if prefix_cache or not engine.flags.no_prefix_cache else [*words, engine.flags.no_prefix_cache]
 
 
 def _chosen(engine: ServingEngine, kind: str, drafting: Drafting) -> tuple[dict[str, Any], list[str]]:

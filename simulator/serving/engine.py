@@ -44,8 +44,12 @@ class Flags:
     """Requests running at once."""
     step_tokens: str
     """Tokens of one step."""
+    pass_tokens: str = ""
+    """Tokens of one pass, of an engine that computes a step in several unless told; empty where a step is one."""
     gpus: str
     """GPUs that share a model."""
+    shared: str = ""
+    """That GPUs share every layer, of an engine that gives each some of the layers unless told."""
     replicas: str
     """Copies of the model, each with its own GPUs and limits, behind the engine's own router."""
     weights: str = ""
@@ -56,6 +60,8 @@ class Flags:
     """Tokens of the largest pass that is captured as a graph; empty where that cannot be set."""
     context: str = ""
     """Tokens of the longest context, of an engine that does not start where the cache holds fewer than the model's own."""
+    no_prefix_cache: str = ""
+    """That nothing of prompts is kept for others that begin alike; empty where that is no option, see `ServingEngine`."""
     speculative: str = ""
     """The configuration of drafting, as JSON; empty where it is spelled otherwise, see `ServingEngine.spell`."""
 
@@ -103,13 +109,19 @@ class ServingEngine:
     """Words of every command beside those, always the same."""
     notes: tuple[str, ...] = ()
     """What has to be done before any command, whatever drafts, or is to be known of its options."""
+    shared_note: str = ""
+    """What is to be known of GPUs that share a model; empty is nothing."""
     fields: Fields
     captured: int = 0
     """Tokens of the largest pass that it captures unless told; 0 where it captures none, or nobody knows."""
     spell: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     """The words of the command that say how it drafts, from the fields; None is one word after `Flags.speculative`."""
+    spelled_notes: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    """What is to be known of those words, from the fields; None is nothing."""
     written: Callable[[Mapping[str, Any]], str] = json.dumps
     """That word."""
+    no_prefix_cache: Mapping[str, Any] = field(default_factory=dict)
+    """Fields beside those of drafting that say that nothing of prompts is kept; empty where that is an option."""
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     """Files that the command names, by name, from the fields; None needs none."""
     refuses_rows: Callable[[list[tuple[int, int, int]]], str] | None = None
@@ -134,6 +146,8 @@ class ServingEngine:
             raise ValueError(f"{self.name}: a table of k by batch size has a field, and its field a policy")
         if bool(self.flags.speculative) == (self.spell is not None):
             raise ValueError(f"{self.name}: how it drafts is spelled in one way")
+        if bool(self.flags.no_prefix_cache) == bool(self.no_prefix_cache):
+            raise ValueError(f"{self.name}: that it keeps nothing of prompts is told in one way")
 
     def spelled(self, fields: Mapping[str, Any]) -> list[str]:
         """The words of the command that say how it drafts, quoted for a shell."""

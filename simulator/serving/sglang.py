@@ -90,6 +90,7 @@ SGLANG: Final = ServingEngine(
         step_tokens="--chunked-prefill-size",  # of a step's prompts alone
         gpus="--tp-size",
         replicas="--dp-size",
+        no_prefix_cache="--disable-radix-cache",
     ),
     fields=Fields(
         method=_ALGORITHM, checkpoint="speculative_draft_model_path", tokens=_STEPS, batch_rows=_ROWS, drafting=_SAMPLED

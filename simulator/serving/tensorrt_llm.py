@@ -17,6 +17,8 @@ from typing import Any, Final
 from simulator.serving.engine import Fields, Flags, ServedKind, ServingEngine
 
 _ROWS = "draft_len_schedule"
+_BESIDE: Final[Mapping[str, Any]] = {"kv_cache_config": {"enable_block_reuse": False}}
+"""What stands beside the configuration of drafting, where nothing of prompts is to be kept."""
 _KEYS = (
     "TensorRT-LLM reads a draft_len_schedule as lengths up to these batch sizes since its pull request 10860 (2026); older "
     "versions as lengths from these sizes on. Where a schedule drafts nothing, requests of that time are next to never "
@@ -42,12 +44,15 @@ def _refuses(rows: list[tuple[int, int, int]]) -> str:
 def _configuration(fields: Mapping[str, Any]) -> str:
     """Its own configuration, as YAML in one line: keys may be numbers there."""
     inner = {name: draft_len_schedule(value) if name == _ROWS else value for name, value in fields.items()}
-    return f"{{speculative_config: {_flow(inner)}}}"
+    outer = {name: inner.pop(name) for name in _BESIDE if name in inner}
+    return _flow(({"speculative_config": inner} if inner else {}) | outer)
 
 
 def _flow(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -67,6 +72,7 @@ TENSORRT_LLM: Final = ServingEngine(
     ),
     fields=Fields(method="decoding_type", checkpoint="speculative_model", tokens="max_draft_len", batch_rows=_ROWS),
     written=_configuration,
+    no_prefix_cache=_BESIDE,
     refuses_rows=_refuses,
     rows_notes=lambda rows: [_KEYS],
     longest_row=True,

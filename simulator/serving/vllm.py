@@ -49,6 +49,7 @@ VLLM: Final = ServingEngine(
         cache="--kv-cache-dtype",
         context="--max-model-len",
         captured="--max-cudagraph-capture-size",
+        no_prefix_cache="--no-enable-prefix-caching",
         speculative="--speculative-config",
     ),
     fields=Fields(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -12,13 +15,15 @@ import pytest
 from simulator.configuration import Configuration
 from simulator.decision import Choice, Draw, Figure, Range, Sampled, Simulated
 from simulator.hardware.catalogue import find_profile
-from simulator.load import Users
+from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
 from simulator.plan import Plan
 from simulator.policies import PolicySpec
 from simulator.recommendation import Near, Question, averaged_elsewhere, decision_of
 from simulator.records import Anchors, Recording
 from simulator.serving.command import Models
+from simulator.serving.engines import ENGINES
+from simulator.serving.vllm import VLLM
 from simulator.sla import Sla
 from simulator.traces import Trace, TracedResponse
 
@@ -88,6 +93,39 @@ def test_a_decision_has_its_command_and_what_is_held() -> None:
     assert (found.run, found.holds) == (str(MTP), Range(2.0, 1.5, 2.5))
     assert "--speculative-config" in found.command
     assert found.notes[-2] == "a note"
+
+
+@pytest.mark.parametrize(
+    ("hashes", "keeps", "told"),
+    [([1, 2, 3], False, True), ([1, 2, 3], True, False), ([], False, False), (None, False, False)],
+)
+def test_a_decision_without_a_prefix_cache_says_so(
+    hashes: list[int] | None, keeps: bool, told: bool, tmp_path: Path
+) -> None:
+    """Of traffic that has something in common alone; of any engine, and of none in particular. None is no log."""
+    asked, load = question(), cast(Load, Users(4))
+    if hashes is not None:
+        rows = [
+            {"timestamp": 1e4 * i, "input_length": 2048, "output_length": 4, "hash_ids": hashes and [*hashes, 10 + i]}
+            for i in range(4)
+        ]
+        (tmp_path / "mooncake.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        load = RecordedArrivals.of(tmp_path / "mooncake.jsonl")
+    for engine in ENGINES.values():
+        plan = msgspec.structs.replace(asked.plan, loads=[load], prefix_cache=keeps, engine=engine)
+        found = decision_of(replace(asked, plan=plan, load=load), Made())
+        assert ("no prefix cache" in found.traffic) == told
+        if engine == VLLM:
+            assert ("--no-enable-prefix-caching" in found.command) == told
+            assert any("without a prefix cache" in note for note in found.notes) == told
+
+
+def test_a_log_that_is_gone_leaves_no_doubt_unsaid(tmp_path: Path) -> None:
+    """Whether its prompts begin alike cannot be read any more."""
+    gone = RecordedArrivals(tmp_path / "gone.jsonl")
+    plan = msgspec.structs.replace(question().plan, loads=[gone], prefix_cache=False)
+    assert plan.whole_prompts
+    assert not msgspec.structs.replace(plan, prefix_cache=True).whole_prompts
 
 
 def test_caches_averaged_over_another_context_are_told() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,11 +14,12 @@ import pytest
 from simulator.drafter_kinds import KINDS
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.serving.command import Models, Serving, cannot_run, serve
+from simulator.serving.command import Models, Serving, cannot_run, serve, writing
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
+from simulator.serving.llama_cpp import LLAMA_CPP
 from simulator.serving.sglang import _captured, adaptive_steps, sps_json, sts_json
-from simulator.serving.tensorrt_llm import draft_len_schedule
+from simulator.serving.tensorrt_llm import TENSORRT_LLM, draft_len_schedule
 from simulator.serving.vllm import VLLM
 
 SPECS = [
@@ -100,6 +103,7 @@ class TestEveryEngine:
         ({"drafting_option": {}}, "has a field"),
         ({"policies": ("none", "fixed", "vllm_adaptive")}, "k by batch size"),
         ({"adaptive": ""}, "has a field"),
+        ({"no_prefix_cache": {"reuse": False}}, "nothing of prompts"),
     ],
 )
 def test_facts_that_contradict_are_refused(changes: dict[str, object], said: str) -> None:
@@ -166,15 +170,103 @@ def test_llama_cpp_has_at_most_256_slots(kind: str, policy: str) -> None:
     assert why == "llama.cpp runs no more than 256 requests at a time"
 
 
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_llama_cpps_pass_is_as_long_as_its_step(kind: str, policy: str) -> None:
+    """`-b` is the logical batch, which is computed in passes of `-ub` tokens: 512 unless set."""
+    words = shlex.split(served(LLAMA_CPP, kind, PolicySpec.parse(policy), step_tokens=8192).command)
+    assert [words[words.index(flag) + 1] for flag in ("-b", "-ub")] == ["8192", "8192"]
+
+
+@pytest.mark.parametrize(("gpus", "told"), [(1, False), (2, True)])
+def test_llama_cpps_gpus_share_every_layer(gpus: int, told: bool) -> None:
+    """`--split-mode layer`, its default, gives each GPU some of the layers: another machine than was simulated."""
+    made = served(LLAMA_CPP, "none", NO_DRAFTER, gpus=gpus)
+    assert ("--split-mode tensor" in made.command) == told
+    assert any("--split-mode" in note and "experimental" in note for note in made.notes) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "k", "words"),
+    [
+        ("draft-simple", 5, "--spec-type draft-simple -md d.gguf --spec-draft-n-max 5"),
+        ("draft-eagle3", 5, "--spec-type draft-eagle3 -md d.gguf --spec-draft-n-max 5"),
+        ("ngram-simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),
+        ("ngram_simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),  # as its sums write it
+        ("ngram-map-k", 5, "--spec-type ngram-map-k --spec-ngram-map-k-size-m 5"),
+        ("ngram-map-k4v", 5, "--spec-type ngram-map-k4v --spec-ngram-map-k4v-size-m 5"),
+        ("ngram-mod", 64, "--spec-type ngram-mod --spec-ngram-mod-n-max 64"),
+        ("ngram-mod", 5, "--spec-type ngram-mod --spec-ngram-mod-n-max 5 --spec-ngram-mod-n-min 5"),
+        ("ngram-cache", 5, "--spec-type ngram-cache"),
+        (
+            "ngram-simple,draft-simple",
+            5,
+            "--spec-type ngram-simple,draft-simple -md d.gguf --spec-ngram-simple-size-m 5 --spec-draft-n-max 5",
+        ),
+        ("ngram", 5, "--spec-type METHOD"),
+    ],
+)
+def test_how_llama_cpp_is_told_the_tokens_of_a_draft(method: str, k: int, words: str) -> None:
+    """`--spec-draft-n-max` acts on what has a drafter alone: a look-up went on with 48."""
+    drafter = {"-md": "d.gguf"} if "draft" in method else {}
+    fields = {"--spec-type": method, **drafter, "--spec-draft-n-max": k}
+    assert " ".join(LLAMA_CPP.spelled(fields)) == words
+    assert LLAMA_CPP.spelled_notes is not None
+    notes = " ".join(LLAMA_CPP.spelled_notes(fields))
+    assert ("drafts up to 8 tokens" in notes) == (method == "ngram-cache")
+    assert ("throws away drafts" in notes) == (method == "ngram-mod" and k < 48)
+    assert ("option of its own" in notes) == (method == "ngram")
+
+
 def test_sglangs_steps_by_batch_size_are_a_file() -> None:
     """A batch size's slot is the largest that is not above it: `_find_closest_bs` of adaptive_spec_params.py."""
     engine = engine_of("sglang")
     assert engine is not None
-    [note] = [
-        n for n in served(engine, "eagle3", PolicySpec.parse("k_by_batch:2=5/4=1")).notes if "adaptive_steps.json" in n
-    ]
-    steps = json.loads(note[note.index("{") :])
-    assert steps == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
+    made = served(engine, "eagle3", PolicySpec.parse("k_by_batch:2=5/4=1"))
+    assert json.loads(made.files["adaptive_steps.json"]) == {"1": {"candidate_steps": [5]}, "3": {"candidate_steps": [1]}}
+    [note] = set(made.told) - set(made.notes)
+    assert json.loads(note[note.index("{") :]) == json.loads(made.files["adaptive_steps.json"])
+
+
+def test_a_script_writes_its_files_and_then_serves(tmp_path: Path) -> None:
+    """In any shell, whatever stands in the file."""
+    held = '{"it\'s": "$HOME `ls` \\\\ "}'
+    made = dataclasses.replace(Serving("cat 'odd name.json'; echo served", (), None), files={"odd name.json": held})
+    done = subprocess.run(["sh", "-c", made.script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{held}\nserved\n"
+    shown = "\n".join(f"  {line}" for line in (*writing(made.files), made.command))  # as screens have it
+    assert (
+        subprocess.run(["sh", "-c", shown], cwd=tmp_path, capture_output=True, text=True, check=True).stdout == done.stdout
+    )
+    assert dataclasses.replace(made, files={}).script == made.command
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", "--no-enable-prefix-caching"),
+        ("sglang", "--disable-radix-cache"),
+        ("tensorrt-llm", "kv_cache_config: {enable_block_reuse: false}"),
+        ("llama.cpp", "--no-cache-prompt"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "policy"), [("none", "none"), ("eagle3", "fixed:3")])
+def test_numbers_without_a_prefix_cache_are_served_without_one(engine: str, words: str, kind: str, policy: str) -> None:
+    known = engine_of(engine)
+    assert known is not None
+    kept, whole = (served(known, kind, PolicySpec.parse(policy), prefix_cache=keeps) for keeps in (True, False))
+    assert (words in kept.command, words in whole.command) == (False, True)
+    assert [any("without a prefix cache" in note for note in made.notes) for made in (kept, whole)] == [False, True]
+    assert whole.speculative == kept.speculative
+
+
+def test_tensorrt_llms_configuration_without_a_prefix_cache_is_yaml() -> None:
+    import yaml
+
+    made = served(TENSORRT_LLM, "eagle3", PolicySpec.parse("fixed:3"), prefix_cache=False)
+    words = shlex.split(made.command)
+    found = yaml.safe_load(words[words.index("<<<") + 1])
+    assert found["kv_cache_config"] == {"enable_block_reuse": False}
+    assert found["speculative_config"]["max_draft_len"] == 3
 
 
 ROWS = [(1, 50, 3), (51, 96, 1)]

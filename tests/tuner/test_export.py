@@ -220,7 +220,7 @@ def test_what_was_decided_for_another_engine_keeps_all_its_intervals(monkeypatch
         decided(WON.configuration, VLLM, "vllm serve X"), over_none=gain, runner_up=gain, better=gain, next="measure",
         notes=["vLLM reads something", "it is rough"],
     )  # fmt: skip
-    theirs = SimpleNamespace(notes=("vLLM reads something",))
+    theirs = SimpleNamespace(told=["vLLM reads something"])
     monkeypatch.setattr(
         "tuner.export.serving_of", lambda plan, engine, *rest: theirs if engine == VLLM else serving_of(plan, engine, *rest)
     )

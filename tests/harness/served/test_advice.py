@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.served.server import together
 from harness.served.sources.registry import read_files
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
+from simulator.serving.sglang import SGLANG
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 LOADS = [int(n) for n in np.clip(np.round(16 * np.exp(0.9 * np.sin(np.arange(180) / 20))), 1, 64)]
@@ -232,6 +234,20 @@ def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: 
     assert ("--check cannot read it" in told, "--check LATER.log" in told) == (True, False)
 
 
+def test_the_file_of_sglangs_table_is_written_above_the_words_that_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands on the screen it may be copied into a shell."""
+    (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
+    monkeypatch.setattr("harness.served.advice.engine_of", lambda server: SGLANG)
+    lines = run("advise", tmp_path / "f").stdout.splitlines()
+    [at] = [i for i, line in enumerate(lines) if "--speculative-adaptive-config adaptive_steps.json" in line]
+    subprocess.run(["sh", "-c", lines[at - 1]], cwd=tmp_path, check=True)
+    steps = json.loads((tmp_path / "adaptive_steps.json").read_text())
+    assert steps["1"] == {"candidate_steps": [3]}
+    assert len(steps) > 1
+
+
 def test_a_draft_of_a_server_with_a_table_is_a_whole_one(tmp_path: Path) -> None:
     """It drafts less at some loads; what is known is what a whole draft commits, and the steps' average is another."""
     log = vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0)
@@ -308,6 +324,34 @@ def test_too_early_to_say(tmp_path: Path) -> None:
     (tmp_path / "after").write_text(vllm_metrics(12, (7, 2), 12, 1, model="Org/Model-8B"))
     done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
     assert done.exit_code == 3, done.output
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "note"),
+    [
+        ("ngram-simple", "--spec-type ngram-simple --spec-ngram-simple-size-m {}", ""),
+        ("ngram-cache", "--spec-type ngram-cache", "K cannot be set: ngram-cache drafts up to 8 tokens"),
+    ],
+)
+def test_a_look_up_of_llama_cpp_is_told_its_tokens_by_its_own_option(
+    method: str, flags: str, note: str, tmp_path: Path
+) -> None:
+    lines = [f"0.05.011.653 I spec common_specu: adding speculative implementation '{method}'"]
+    for i in range(40):
+        said = f"0.{i + 10}.000.000 I slot print_timing: id  0 | task {i} | "
+        lines += [
+            f"{said}prompt eval time =    1000.00 ms /   100 tokens (   10.00 ms per token,   100.00 tokens per second)",
+            f"{said}       eval time =    9000.00 ms /    27 tokens (   10.00 ms per token,   100.00 tokens per second)",
+            f"{said}draft acceptance = 0.00833 (    6 accepted /   960 generated), mean len =  1.30",
+            f"{said}     acc per pos = ({', '.join(['0.250', '0.050', *['0.000'] * 46])})",
+        ]
+    told = advised(tmp_path, "\n".join(lines) + "\n")
+    assert told["verdict"] == "set"
+    assert told["flags"] == flags.format(told["tokens"])
+    screen = run("advise", tmp_path / "file.log").stdout
+    assert flags.format(told["tokens"]) in screen
+    assert note in str(told["flags_notes"])
+    assert note in screen
 
 
 def test_one_screen_of_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
