@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -147,18 +147,22 @@ def _read(parts: Sequence[Part]) -> Observation:
 def _once(lines: Sequence[str], notes: list[str]) -> list[str]:
     """The lines without those that another logger wrote again right after: they say the same, at the same time or without
     one. Ten seconds later a server says it anew, and of another engine after a line of its load."""
-    kept, before = list[str](), dict[str, tuple[int, datetime | None]]()
+    kept, before = list[str](), deque[tuple[int, str, datetime | None]](maxlen=_NEAR)
     for i, line in enumerate(lines):
-        load = _LOAD.search(line)
-        found = load or _SPEC.search(line)
-        said, at = line[found.start() :].rstrip() if found else "", stamp(line)
-        last, first_at = before.get(said, (-_NEAR - 1, None))
-        if said and i - last <= _NEAR and (at, first_at) != (None, None) and (at is None or at in (first_at, None)):
+        load = _LOAD.search(line) if "Avg generation throughput: " in line else None
+        found = load or (_SPEC.search(line) if "SpecDecoding" in line else None)
+        if found is None:
+            kept.append(line)
+            continue
+        said, at = line[found.start() :].rstrip(), stamp(line)
+        if any(
+            said == one and i - last <= _NEAR and (at, then) != (None, None) and (at is None or at in (then, None))
+            for last, one, then in before
+        ):
             continue
         if load:
-            before = {other: told for other, told in before.items() if not _SPEC.match(other)}
-        if said:
-            before[said] = (i, at)
+            before = deque((one for one in before if _LOAD.match(one[1])), _NEAR)
+        before.append((i, said, at))
         kept.append(line)
     if again := len(lines) - len(kept):
         notes.append(f"{counted(again, 'line')} that another logger wrote again {'is' if again == 1 else 'are'} {LEFT_OUT}")
