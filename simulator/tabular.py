@@ -49,7 +49,7 @@ _OF_ONE: Final = frozenset({"usage", "model", "time", "timestamp", "ts", "messag
 """Fields, as `folded` has them, of objects that are a row themselves, whatever list they hold."""
 _NO_TEXT = 0.05
 """Share of a file's beginning that is no UTF-8 from which on it is no text with a foreign letter in it."""
-_RULE = re.compile(r"\s*[|+:-]*-[|+:\s-]*|\s*\(\d+ rows?\)\s*")
+_RULE = re.compile(r"[\s|+:]*-[|+:\s-]*|\s*\(\d+ rows?\)\s*")
 """Lines that tables are drawn with, and what a database says below."""
 _HEX = re.compile(r"((?<!\\)(?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 """How nginx writes signs that it does not trust, as no JSON does."""
