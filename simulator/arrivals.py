@@ -10,10 +10,9 @@ import itertools
 import math
 import re
 import zlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, Self
@@ -21,10 +20,12 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from simulator import gateways
+from simulator import clocks, gateways
 from simulator.errors import InputError
-from simulator.fields import EPOCHS, SINCE_2100, number, time_s, tokens
+from simulator.fields import number, tokens
 from simulator.gateways import Facts
+from simulator.identities import FURTHER, Line, Silent, joined
+from simulator.moments import has_zone, time_s
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
 from simulator.tabular import Row, folded, rows, text_of
@@ -44,18 +45,6 @@ _OF_SERVERS = (
     ),
 )  # fmt: skip
 """Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
-_SINCE_1970 = 1e9
-"""Where all times are above they are since 1970 in any unit, also where a form counts from its own beginning."""
-_PLAUSIBLE_PER_S = (0.05, 100.0)
-"""Requests a second: a service outside of these may be one whose times have another unit."""
-_GRAINS_S = (3600, 1800, 900, 600, 300, 120, 60, 30, 20, 15, 10, 5, 3, 2, 1, 0.5, 0.25, 0.2, 0.1)
-"""What times are rounded to; to less, they are as good as exact."""
-_TIED = 0.1
-"""Share of requests at the moment of another from which on times are rounded."""
-_AN_HOUR_S = (1800.0, 3660.0)
-"""By how much times jump back where clocks are put back."""
-_FEW = 20
-"""Requests of which a rate is not judged."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NAMED = 4
 """Reasons and places that a line of counts names."""
@@ -140,116 +129,27 @@ class RecordedRequests:
         except InputError:
             _check_is_no_servers(file)
             raise
-        arrival, prompt, output = array("d"), array("q"), array("q")
-        hashes: list[Sequence[object]] = []
-        block_sizes: Counter[int | None] = Counter()
-        load, began, seen, from_a_cache = Counter[Facts](), dict[object, float](), set[int](), 0
-        for line, row in read:
-            try:
-                found = form.read(row)
-                if not isinstance(found, str) and (known := form.identity(row)) is not None:
-                    if (copy := hash((known, *found))) in seen:
-                        found = "copies of others, with their ids"
-                    seen.add(copy)
-                if isinstance(found, str):
-                    left_out[found] += 1
-                    continue
-                ids, block_tokens = hashes_of(row)
-                load[form.facts(row)] += 1
-                from_a_cache += form.cached(row)
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"misses {error}" if isinstance(error, KeyError) else str(error)
-                raise InputError(f"{file}, line {line}: {what}") from None
-            if "session" in row:  # a document with its requests
-                began[row["session"]] = min(found[0], began.get(row["session"], found[0]))
-            arrival.append(found[0])
-            prompt.append(found[1])
-            output.append(found[2])
-            hashes.append(ids)
-            block_sizes[block_tokens] += 1
-        if not arrival:
-            raise InputError(
-                f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
-                if left_out else f"{file}: holds no requests"
-            )  # fmt: skip
-        came = _seconds(np.asarray(arrival), form.unit) if form.unit else np.asarray(arrival)
-        back, (came, spread) = _back_an_hour(came), _spread(came)
+        found = _gathered(file, form, read, left_out)
+        found.keep(_of_one_kind(file, found, left_out) if not form.unit else None)
+        came, notes = found.timed()
         order = np.argsort(came, kind="stable")  # logs are written as requests end
         seconds = came[order] - came[order[0]]
         kept = (seconds >= window.from_s) & (seconds < window.to_s)
         if not kept.any():
             raise InputError(f"{file}: no request came within {window}; the last came after {seconds[-1]:,.0f} s")
+        far = clocks.far_apart(seconds)
         order, seconds = order[kept], seconds[kept]
-        prompts, outputs = np.asarray(prompt, np.int64)[order], np.asarray(output, np.int64)[order]
-        blocks, of_blocks = blocks_of([hashes[i] for i in order], prompts, block_sizes, form.block_tokens)
+        prompts, outputs = np.asarray(found.prompt, np.int64)[order], np.asarray(found.output, np.int64)[order]
+        blocks, of_blocks = blocks_of([found.hashes[i] for i in order], prompts, found.block_sizes, form.block_tokens)
         said = [f"{file.name}: {form.name}, {counted(len(came), 'request')}"]
         if not window.whole:
             said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
-        told = (
-            *form.notes(load, left_out), gateways.cached_note(from_a_cache, sum(prompt)), _unit_note(form, came), spread,
-            back, _clocks(began), of_blocks,
-        )  # fmt: skip
+        cached = gateways.cached_note(sum(found.from_a_cache), sum(found.prompt))
+        told = (*form.notes(Counter(found.facts), left_out), found.joined_note, cached, *notes, far, of_blocks)
         said += [note for note in told if note]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
         return cls((seconds - seconds[0]) / speed, prompts, outputs, tuple(said), blocks)
-
-
-def _spread(came: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
-    """Times that are rounded so much that many requests share one, as whole seconds, each somewhere within what it was
-    rounded to; and what to know of it. Bunches that a clock made would wait for each other as no service sees it."""
-    moments, sharing = np.unique(came, return_counts=True)
-    if len(came) < _FEW or 1 - len(moments) / len(came) < _TIED:
-        return came, ""
-    if len(moments) == 1:
-        return came, "all its requests have the same time, and come at once: where it is rounded, give times to the ms"
-    since = moments - moments[0]
-    off = {grain: float(np.abs(since - np.round(since / grain) * grain).max()) for grain in _GRAINS_S}
-    if (found := next((grain for grain in _GRAINS_S if off[grain] <= 2e-3 * max(grain, 1)), None)) is None:
-        return came, ""
-    later, order = np.random.default_rng(0).random(len(came)) * found, np.argsort(came, kind="stable")
-    apart = came.copy()
-    apart[order] += later[np.lexsort((later, came))]  # in the file's order, for later turns follow earlier ones
-    return apart, (
-        f"its times are rounded to {written(float(found))} s, and up to {sharing.max():,} requests share one: each is taken "
-        "to have come at random within that; times to the ms would tell"
-    )
-
-
-def _back_an_hour(came: npt.NDArray[np.float64]) -> str:
-    """What to know of times, in the file's order, that jump back by an hour once and rise else."""
-    steps = np.diff(came)
-    jumps = int(((-steps > _AN_HOUR_S[0]) & (-steps < _AN_HOUR_S[1])).sum())
-    if not 1 <= jumps <= 2 or (steps < -60.0).sum() > jumps or len(came) < 4 or (steps > 0).sum() < len(steps) / 2:
-        return ""
-    return (
-        "its times jump back by an hour and go on: where clocks were put back in that night, the hour holds the requests of "
-        "two, and its rate is twice what it was; give times with their zone, or leave it out (--window)"
-    )
-
-
-def _clocks(began: dict[object, float]) -> str:
-    """What to know of sessions whose times count from their own beginnings."""
-    first = min(began.values(), default=0.0)
-    if len(began) < 2 or 2 * sum(own == first for own in began.values()) < len(began):
-        return ""
-    return (
-        f"its {len(began):,} sessions have a clock each, and begin at once, as no service sees it: rates and promises "
-        "are of so many users who come together; for another load, add to each session's times when it began"
-    )
-
-
-def _unit_note(form: _Form, came: npt.NDArray[np.float64]) -> str:
-    """What to know where so many requests a second are hardly a service's."""
-    span_s, (few, many) = float(came.max() - came.min()), _PLAUSIBLE_PER_S
-    if not form.unit or len(came) < _FEW or span_s == 0 or few <= len(came) / span_s <= many:
-        return ""
-    fewer = len(came) / span_s < few
-    unit, factor = ("milliseconds", "1000") if fewer else ("seconds", "0.001")
-    return (
-        f"its times are taken for {form.unit}, as {form.name} has them: {len(came) / span_s:,.3g} requests a second; "
-        f"where they are {unit}, give --speed {factor}"
-    )
 
 
 def _named(counts: Counter[str]) -> str:
@@ -284,6 +184,10 @@ class _Form:
     """Tokens of the prompt of a row that is load that came from a cache."""
     notes: Callable[[Counter[Facts], Counter[str]], list[str]] = lambda load, left_out: []
     """Sentences on how rows were read: those that are load, and those that are not, by the reason."""
+    silent: Callable[[Row, str], Silent | None] = lambda row, why: None
+    """A line of a request that nothing says the tokens of, and why that is no load."""
+    several: Callable[[Row], tuple[str, float] | None] = lambda row: None
+    """(field, number) of the requests that a row says it is of."""
     unit: str = ""
     """The unit of its times, where they count from the trace's own beginning."""
     block_tokens: int = 0
@@ -295,6 +199,125 @@ class _Form:
         """The row with the columns that it reads called as it calls them."""
         known = _spellings(self.columns | self.others)
         return {known.get(folded(name), name): value for name, value in row.items()}
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """The lines of a file that are load."""
+
+    form: _Form
+    came_s: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    prompt: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)
+    facts: list[Facts] = field(default_factory=list)
+    hashes: list[Sequence[object]] = field(default_factory=list)
+    block_sizes: Counter[int | None] = field(default_factory=Counter)
+    from_a_cache: list[int] = field(default_factory=list)
+    """Tokens of the prompt of each."""
+    began: dict[object, float] = field(default_factory=dict)
+    """When the first request of each session came."""
+    joined_note: str = ""
+    """What to know of lines that are of one request."""
+
+    def keep(self, kept: npt.NDArray[np.bool_] | None) -> None:
+        """Leave out all others."""
+        if kept is not None and not kept.all():
+            own = list(kept)
+            self.came_s = self.came_s[kept]
+            for name in ("prompt", "output", "facts", "hashes", "from_a_cache"):
+                setattr(self, name, list(itertools.compress(getattr(self, name), own)))
+
+    def timed(self) -> tuple[npt.NDArray[np.float64], list[str]]:
+        """When each request came, in seconds, and what to know of that, in sentences."""
+        unit = self.form.unit
+        raw = clocks.in_seconds(self.came_s, unit) if unit else self.came_s
+        back = clocks.back_an_hour(raw) if any(one.zone is False for one in self.facts) else ""
+        came, spread = clocks.spread(raw)
+        if unit:
+            units = clocks.unit_note(unit, self.form.name, came)
+        elif clocks.dated(raw).any():
+            units = ""
+        else:
+            durations = any(one.took for one in self.facts)
+            units = clocks.undated_note(came, self.facts[0].time, with_durations=durations)
+        return came, [units, spread, back, clocks.of_sessions(self.began)]
+
+
+def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out: Counter[str]) -> _Gathered:
+    """The requests of all rows, each once. Raises InputError with the line of what is wrong."""
+    found, lines, silent = _Gathered(form), list[Line](), list[Silent]()
+    counts: list[tuple[int, str, float]] = []
+    for line, row in read:
+        try:
+            one = form.read(row)
+            if (many := form.several(row)) is not None:
+                counts.append((line, *many))
+            if isinstance(one, str):
+                left_out[one] += 1
+                silent += [quiet] if (quiet := form.silent(row, one)) is not None else []
+                continue
+            ids, block_tokens = hashes_of(row)
+            facts = form.facts(row)
+            found.from_a_cache.append(form.cached(row))
+            lines.append(Line(form.identity(row), *one, says_when=facts.starts or facts.took is not None))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"misses {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{file}, line {line}: {what}") from None
+        if "session" in row:  # a document with its requests
+            found.began[row["session"]] = min(one[0], found.began.get(row["session"], one[0]))
+        found.facts.append(facts)
+        found.hashes.append(ids)
+        found.block_sizes[block_tokens] += 1
+    _check_each_is_one(file, counts)
+    if not lines:
+        raise InputError(
+            f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
+            if left_out else f"{file}: holds no requests"
+        )  # fmt: skip
+    _put_together(found, lines, silent, left_out)
+    return found
+
+
+def _put_together(found: _Gathered, lines: list[Line], silent: list[Silent], left_out: Counter[str]) -> None:
+    """Make one request of the lines of one."""
+    one = joined(lines, silent)
+    left_out.update(one.left_out.values())
+    left_out.subtract(one.further)
+    left_out[FURTHER] += len(one.further)
+    for why in [why for why, n in left_out.items() if not n]:
+        del left_out[why]
+    found.came_s, found.joined_note = np.asarray(one.came_s), one.note
+    found.prompt, found.output = [line.prompt for line in lines], [line.output for line in lines]
+    found.facts = [facts._replace(starts=True) if i in one.begun else facts for i, facts in enumerate(found.facts)]
+    found.keep(np.asarray([i not in one.left_out for i in range(len(lines))]))
+
+
+def _check_each_is_one(file: Path, counts: list[tuple[int, str, float]]) -> None:
+    """Raise InputError where rows are of many requests each, and do not only number them on."""
+    numbers = [number for _, _, number in counts]
+    counts_on = len(numbers) > 2 and all(later - one == 1 for one, later in itertools.pairwise(numbers))
+    many = next((one for one in counts if one[2] > 1), None)
+    if many is not None and not counts_on:
+        line, name, number = many
+        raise InputError(
+            f"{file}, line {line}: {name} {written(number)}: the row is of many requests, and none says when each came: "
+            "give a line each, or leave that column out where it counts something else"
+        )
+
+
+def _of_one_kind(file: Path, found: _Gathered, left_out: Counter[str]) -> npt.NDArray[np.bool_]:
+    """Which requests have a time as most have it: a zero among dates is none. Raises InputError where many have no such."""
+    dated = clocks.dated(found.came_s)
+    others = int((~dated).sum())
+    if others in (0, len(dated)):
+        return np.full(len(dated), True)
+    if not clocks.are_strays(others, len(dated)):
+        raise InputError(
+            f"{file}: {others:,} of its {len(dated):,} requests have times before 2001 or after 2099, or no dates, beside "
+            "the others' dates; give those of one kind"
+        )
+    left_out["with a time before 2001 or after 2099"] += others
+    return dated
 
 
 def form_of(file: Path) -> str:
@@ -339,20 +362,27 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
     if not before:
         raise InputError(f"{file}: holds no requests")
     columns = ", ".join(map(str, before[0][1]))
-    if any(gateways.lacks_usage(gateways.spelled(row)) for _, row in before):
+    spelled = [gateways.spelled(row) for _, row in before]
+    time = next((name for row in spelled if (name := gateways.has_time(row))), "")
+    if any(gateways.lacks_usage(row) for row in spelled):
         raise InputError(
             f"{file}: is a gateway's log, and no line of it has token usage ({gateways.usage_names()}): let the gateway log "
             f"what the engine answers with, call its fields so (they are {columns}), or give a trace with lengths"
         )
+    half = ""
+    if time:
+        half = f". {time} is known for a time; what lacks is tokens: call their columns prompt_tokens and completion_tokens"
+    elif any(gateways.has_usage(row) for row in spelled):
+        half = ". Their tokens are known; what lacks is a time: call its column timestamp"
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.columns))}" for form in (*_FORMS, _GATEWAY))
-    raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known})")
+    raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known}){half}")
 
 
-def _plain(row: Row) -> tuple[float, int, int]:
+def _plain(row: Row) -> tuple[float, int, int] | str:
     seconds = number(row, "arrival_s")
     if seconds < 0:
         raise ValueError(f"arrival_s {seconds:g}: must be 0 or more")
-    return seconds, tokens(row, "prompt_tokens"), tokens(row, "output_tokens")
+    return _unless_empty(seconds, row, "prompt_tokens", "output_tokens")
 
 
 def _azure(row: Row) -> tuple[float, int, int] | str:
@@ -405,19 +435,14 @@ def _relative(row: Row, name: str) -> float:
         raise
 
 
-def _seconds(came: npt.NDArray[np.float64], unit: str) -> npt.NDArray[np.float64]:
-    """Times that count from a trace's beginning in such units, in seconds; since 1970 where all can only be such times."""
-    if came.min() < _SINCE_1970 or SINCE_2100 < came.max() < EPOCHS[-1][0]:
-        return came * (1e-3 if unit == "milliseconds" else 1.0)
-    units = np.select([came > above for above, _ in EPOCHS], [in_s for _, in_s in EPOCHS], 1.0)
-    return np.asarray(came * units, np.float64)
-
-
 _HASHED = frozenset({"hash_ids", "block_size"})
 _MOONCAKE = frozenset({"timestamp", "delay"}) | _HASHED
 _FORMS = (
     _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain, unit="seconds"),
-    _Form("an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure),
+    _Form(
+        "an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure,
+        facts=lambda row: Facts(zone=has_zone(row["TIMESTAMP"])), notes=lambda load, _: [gateways.zones_note(load)],
+    ),
     _Form(
         "a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt,
         facts=lambda row: Facts(model=str(row.get("Model") or "")), notes=lambda load, _: [gateways.models_note(load)],
@@ -437,5 +462,5 @@ _FORMS = (
 in the `block_size` of the published weka traces."""
 _GATEWAY = _Form(
     "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.facts, gateways.identity, gateways.cached,
-    gateways.notes,
+    gateways.notes, silent=gateways.silent_line, several=gateways.several,
 )  # fmt: skip

@@ -6,66 +6,82 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-from simulator.fields import is_blank, number, span_s, time_s
+from simulator import durations
+from simulator.fields import is_blank
+from simulator.identities import Silent
+from simulator.moments import SINCE_1970, has_zone, is_dated, time_s
 from simulator.numbers import counted, written
 from simulator.tabular import Row, folded
 from simulator.usage import FLAT, USAGE, bodies, used
 
-_DURATIONS: Final = {"request_time": 1.0, "upstream_response_time": 1.0, "upstream_service_time": 1e-3}
-"""Fields beside a time that say how long the request took in a unit that only their makers say, in seconds each: nginx's,
-and Envoy's."""
-_DURATION: Final = re.compile(
-    r"(?:total_|request_|response_|http_|e2e_|api_)*(?:duration|latency|elapsed|(?:request|response|total|processing)_time"
-    r"|time_taken|took)(?:_total)?_(?P<unit>ns|nanos\w*|us|micros\w*|ms|millis\w*|s|sec|secs|seconds)"
-)
-"""Other such fields, in small letters with `_` between words, that end with their unit."""
-_BARE_DURATIONS: Final = ("duration", "latency", "elapsed", "response_time", "total_time", "time_taken")
-"""Such fields without a unit: gateways write seconds, milliseconds or nanoseconds there, or the unit behind the number."""
-_LONGEST_S: Final = 86_400.0
-"""No request takes a day."""
 _STAMPS: Final = (
-    "time", "timestamp", "@timestamp", "ts", "time_iso8601", "msec", "time_local", "created_at", "timeUnixNano",
+    "time", "timestamp", "@timestamp", "ts", "time_iso8601", "msec", "time_local", "created_at", "timeUnixNano", "datetime",
+    "event_time", "log_time", "timestamp_utc", "_time", "timestamp_ms", "ts_ms", "created",
 )  # fmt: skip
 """Fields that say when, the first that is there."""
-_STARTS: Final = ("startTime", "start_time", "started_at", "StartUTC", "startTimeUnixNano")
-"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's, OpenTelemetry's."""
+_IN_MS: Final = frozenset({"timestamp_ms", "ts_ms"})
+"""Those of them whose small numbers are milliseconds."""
+_STARTS: Final = (
+    "startTime", "start_time", "started_at", "StartUTC", "startTimeUnixNano", "arrival_s", "arrival_time",
+    "startTimestamp", "start_ts", "request_timestamp", "request_created_at", "request_start_time", "request_received_at",
+)  # fmt: skip
+"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's, OpenTelemetry's, and
+Helicone's."""
+_ENDS: Final = (
+    "completed_at", "endTime", "end_time", "ended_at", "finished_at", "EndUTC", "endTimestamp", "response_timestamp",
+    "response_created_at",
+)  # fmt: skip
+"""Fields that say when a request ended: a time beside one may be when it came."""
 _PATHS: Final = ("path", "x-envoy-origin-path", "request_uri", "uri", "url", "route", "request", "call_type")
-_STATUSES: Final = ("status", "response_code", "status_code")
+_STATUSES: Final = ("status", "response_code", "status_code", "response_status", "response_status_code")
 _MODELS: Final = ("model", "model_name", "genai_model_name", "gen_ai.request.model", "request_model")
 _OF_GATEWAYS: Final = {*_PATHS[:-1], *_STATUSES, "method", "upstream"}
 """Fields of which a gateway's lines have some, whether they have usage or not."""
 _IDS: Final = ("request_id", "requestId", "x_request_id", "x-request-id", "id", "span_id")
-"""What a request is known by: two lines of one, that say the same, are copies."""
-_SEVERAL: Final = ("num_model_requests", "num_requests", "n_requests", "request_count", "requests", "total_requests")
+"""What a request is known by: lines of one are put together."""
+_SEVERAL: Final = (
+    "num_model_requests", "num_requests", "n_requests", "request_count", "requests", "total_requests", "count", "cnt",
+    "doc_count", "number_of_requests",
+)  # fmt: skip
 """What a row of many requests says of how many they are."""
 _NO_ANSWER: Final = re.compile(r"embed|rerank|score|classif|pooling|moderation", re.IGNORECASE)
 """What paths, calls and models are called of which nothing is decoded, though their usage may say 0 tokens of an answer."""
 _ANSWERED: Final = frozenset({"", "200", "201", "success"})
+_REFUSED: Final = frozenset({"400", "401", "402", "403", "404", "405", "413", "415", "422", "429"})
+"""Statuses of what no engine saw: without a token of an answer, its prompt is what a gateway has counted."""
 _GENERATES: Final = re.compile(r"completion|/messages|/responses|generate|chat|invocations|predict", re.IGNORECASE)
 """What paths of requests that are answered with tokens have in them."""
 _ASKS_NOTHING: Final = frozenset({"OPTIONS", "HEAD", "GET", "DELETE"})
 _SPANS: Final = frozenset({"invoke_agent", "create_agent", "execute_tool"})
 """Operations of OpenTelemetry's whose calls of a model are spans of their own."""
+_BEGINS: Final = "of a request's start"
 _NAMED: Final = 4
 """Models that a note names."""
 _WORTH_SAYING: Final = 0.05
 """Share of prompts' tokens from a cache from which on a note tells it."""
 
-
-_UNITS: Final = (("n", 1e-9), ("u", 1e-6), ("mic", 1e-6), ("m", 1e-3), ("s", 1.0))
-"""How units begin, in seconds."""
 _NAMES: Final = frozenset(itertools.chain(
-    *FLAT, _STAMPS, _STARTS, _DURATIONS, _BARE_DURATIONS, _PATHS, _STATUSES, _MODELS, _IDS, _SEVERAL,
+    *FLAT, _STAMPS, _STARTS, _ENDS, durations.MAKERS, _PATHS, _STATUSES, _MODELS, _IDS, _SEVERAL,
 ))  # fmt: skip
-_KNOWN: Final = {folded(name): name for name in sorted(_NAMES, key=lambda name: (name in _BARE_DURATIONS, name))}
+_KNOWN: Final = {folded(name): name for name in sorted(_NAMES)}
 """What is read of a line, by what is the same of all spellings."""
 
 
 class Unsaid(str):
     """Why a line is no load: it was answered, and nobody says with how many tokens."""
+
+
+class _When(NamedTuple):
+    """When a request came, and by what that is known."""
+
+    field: str
+    came_s: float
+    took: str | None
+    """The field of the duration that was taken from the time."""
+    starts: bool
+    """Whether the time is when it came, whatever it took."""
 
 
 class Facts(NamedTuple):
@@ -77,6 +93,12 @@ class Facts(NamedTuple):
     """The field that says how long it took."""
     path: str = ""
     model: str = ""
+    starts: bool = False
+    """Whether that is when it came, whatever it took."""
+    zone: bool | None = None
+    """Whether its time says a zone; None for numbers."""
+    alike: tuple[str, ...] = ()
+    """Fields that may be a duration, where none is known to be one."""
 
 
 def spelled(row: Row) -> Row:
@@ -86,7 +108,10 @@ def spelled(row: Row) -> Row:
     if isinstance(said, list):  # as it is sent: [{"key": …, "value": {"intValue": …}}]
         said = {one["key"]: next(iter(one["value"].values()), None) for one in said if _is_attribute(one)}
     whole = {**said, **row} if isinstance(said, dict) else row
-    return {name if name in _NAMES else _KNOWN.get(folded(name), name): value for name, value in whole.items()}
+    named = {name if name in _NAMES else _KNOWN.get(folded(name), name): value for name, value in whole.items()}
+    if not has_time(named):  # an answer as OpenAI's API gives it says when it was begun
+        named |= next(({"created": one["created"]} for one in bodies(named) if not is_blank(one.get("created"))), {})
+    return named
 
 
 def _is_attribute(one: object) -> bool:
@@ -94,13 +119,26 @@ def _is_attribute(one: object) -> bool:
 
 
 def is_line(row: Row) -> bool:
-    """Whether a row is a gateway's line of a request with its tokens, or with none of them yet. Raises ValueError."""
-    return _has_time(row) and bool(used(row) or row.get("usage", 0) is None)
+    """Whether a row is a gateway's line of a request with its tokens, or with none of them yet."""
+    return bool(has_time(row)) and has_usage(row)
+
+
+def has_time(row: Row) -> str:
+    """The field of a row's time; empty where it has none that is known."""
+    return _first(row, (*_STARTS, *_STAMPS)) or ""
+
+
+def has_usage(row: Row) -> bool:
+    """Whether a row says what tokens a request had, or that it does not say so yet."""
+    try:
+        return bool(used(row)) or row.get("usage", 0) is None
+    except ValueError:
+        return True  # which line's tokens are no number is said where it is read
 
 
 def lacks_usage(row: Row) -> bool:
     """Whether a row is a gateway's line of any kind."""
-    return _has_time(row) and bool(_OF_GATEWAYS & set(row))
+    return bool(has_time(row)) and bool(_OF_GATEWAYS & set(row))
 
 
 def usage_names() -> str:
@@ -113,8 +151,6 @@ def read(row: Row) -> tuple[float, int, int] | str:
 
     Whatever has usage is load, whatever its status: the engine has worked for it.
     """
-    if many := next((name for name in _SEVERAL if name in row and _count(row[name]) > 1), None):
-        raise ValueError(f"{many} {row[many]}: the row is of many requests, and none says when each came: give a line each")
     if _from_a_cache(row):
         return "answered by the gateway's own cache"
     if (operation := row.get("gen_ai.operation.name")) in _SPANS:
@@ -126,11 +162,56 @@ def read(row: Row) -> tuple[float, int, int] | str:
         return f"{_path(row)} without {found.answer_field}".strip()  # as of embeddings
     if not found.answer and _NO_ANSWER.search(" ".join(str(row.get(name, "")) for name in (*_PATHS, *_MODELS))):
         return f"{_path(row)} without an answer".strip()
-    output = max(1, found.answer)  # a prefill gives one, wherever it went
+    if not found.answer and str(row.get(_first(row, _STATUSES) or "", "")) in _REFUSED:
+        return f"{place(row)} without an answer"
+    if not has_time(row):
+        return "without a time"
+    return _when(row).came_s, found.prompt, max(1, found.answer)  # a prefill gives one, wherever it went
+
+
+def _when(row: Row) -> _When:
+    """When a line's request came, and by what. Raises KeyError, ValueError."""
     if (start := _first(row, _STARTS)) is not None:
-        return time_s(row[start]), found.prompt, output
-    took = _took(row)
-    return time_s(row[_stamp(row)]) - (0.0 if took is None else took[1]), found.prompt, output
+        return _When(start, time_s(row[start]), None, starts=True)
+    stamp = _stamp(row)
+    at, took = _stamped(row, stamp), durations.took(row)
+    if took is None:
+        return _When(stamp, at, None, starts=False)
+    if _is_arrival(row, stamp, at, took.seconds):
+        return _When(stamp, at, None, starts=True)
+    return _When(stamp, at - took.seconds, took.field, starts=False)
+
+
+def _is_arrival(row: Row, stamp: str, at: float, took_s: float) -> bool:
+    """Whether a time is when a request came though a duration stands beside it: where an end stands there too, and is as
+    much later."""
+    end = _first(row, _ENDS)
+    if end is None or not is_dated(row[end]):
+        return False
+    return stamp in ("created_at", "created") or abs(at + took_s - time_s(row[end])) < abs(at - time_s(row[end]))
+
+
+def _stamped(row: Row, stamp: str) -> float:
+    at = time_s(row[stamp])
+    return at * 1e-3 if stamp in _IN_MS and at < SINCE_1970 else at
+
+
+def silent_line(row: Row, why: str) -> Silent | None:
+    """A line of a request that nothing says the tokens of; None where it has no id or no time, or is no such line."""
+    known = identity(row)
+    if known is None or not (isinstance(why, Unsaid) or why == _BEGINS) or not has_time(row):
+        return None
+    try:
+        at = _when(row).came_s
+    except ValueError:
+        return None
+    return Silent(known, at, why, may_begin=_first(row, _STATUSES) is None)
+
+
+def several(row: Row) -> tuple[str, float] | None:
+    """(field, number) of the requests that a row says it is of; None where it says none, or one."""
+    name = next((name for name in _SEVERAL if name in row and _count(row[name]) > 0), None)
+    return None if name is None else (name, _count(row[name]))
 
 
 def cached(row: Row) -> int:
@@ -168,7 +249,7 @@ def _without_usage(row: Row) -> str:
     if method in _ASKS_NOTHING:
         return f"{method} {place(row)}".strip()
     if "start" in str(row.get("event", "")).casefold():
-        return "of a request's start"
+        return _BEGINS
     path, status = _path(row), str(row.get(_first(row, _STATUSES) or "", "")).casefold()
     why = place(row) or "without usage"
     answered = status in _ANSWERED and (bool(status) or "usage" in row)
@@ -181,9 +262,9 @@ def facts(row: Row) -> Facts:
     told = itertools.chain.from_iterable((one, one.get("meta")) for one in bodies(row))
     held = (one for one in told if isinstance(one, dict))
     model = next((str(one[name]) for one in held for name in _MODELS if one.get(name)), "")
-    start = _first(row, _STARTS)
-    took = None if start else _took(row)
-    return Facts(start or _stamp(row), None if took is None else took[0], _path(row), model)
+    when = _when(row)
+    alike = () if when.took or when.starts else durations.alike(row, _NAMES)
+    return Facts(when.field, when.took, _path(row), model, when.starts, has_zone(row[when.field]), alike)
 
 
 def place(row: Row, path: str | None = None, status: object = None) -> str:
@@ -194,7 +275,8 @@ def place(row: Row, path: str | None = None, status: object = None) -> str:
 
 def notes(load: Counter[Facts], left_out: Counter[str]) -> list[str]:
     """What to know of how lines were read, in sentences."""
-    return [note for note in (_arrival_note(load), models_note(load), _unknown(load, left_out)) if note]
+    found = (_arrival_note(load), zones_note(load), models_note(load), _unknown(load, left_out))
+    return [note for note in found if note]
 
 
 def models_note(load: Counter[Facts]) -> str:
@@ -242,11 +324,9 @@ def _first(row: Row, names: Iterable[str]) -> str | None:
     return next((name for name in names if name in row and not is_blank(row[name])), None)
 
 
-def _has_time(row: Row) -> bool:
-    return _first(row, (*_STARTS, *_STAMPS)) is not None
-
-
 def _stamp(row: Row) -> str:
+    if "msec" in row and is_dated(row["msec"]):
+        return "msec"  # nginx's other times are whole seconds
     name = _first(row, _STAMPS)
     if name is None:
         raise KeyError(next((name for name in (*_STARTS, *_STAMPS) if name in row), _STAMPS[0]))
@@ -267,50 +347,6 @@ def _path(row: Row) -> str:
     return words[min(1, len(words) - 1)].partition("?")[0]
 
 
-def _took(row: Row) -> tuple[str, float] | None:
-    """(field, seconds) that a line's request took; None where it does not say. Raises ValueError where that has no unit."""
-    if (field := _first(row, _DURATIONS)) is not None:
-        seconds = _in_turn(row, field) if field == "upstream_response_time" else number(row, field) * _DURATIONS[field]
-    elif (found := _with_its_unit(row)) is not None:
-        field, seconds = found[0], number(row, found[0]) * found[1]
-    else:
-        field = next((name for name in _BARE_DURATIONS if isinstance(row.get(name), int | float | str)), None)
-        if field is None or is_blank(row[field]):
-            return None
-        if (spanned := span_s(str(row[field]))) is None:
-            raise ValueError(f"{field} {row[field]}: has no unit; call the field {field}_s or {field}_ms")
-        seconds = spanned
-    if seconds < 0:
-        raise ValueError(f"{field} {row[field]}: must be 0 or more")
-    if seconds > _LONGEST_S:
-        raise ValueError(
-            f"{field} {row[field]}: no request takes a day; where it says when the request came, call it start_time"
-        )
-    return field, seconds
-
-
-def _in_turn(row: Row, field: str) -> float:
-    """Seconds of each server that was asked, one after the other."""
-    parts = [part for part in re.split(r"[,:\s]+", str(row[field])) if part not in ("", "-")]
-    return sum(number({field: part}, field) for part in parts)
-
-
-def _with_its_unit(row: Row) -> tuple[str, float] | None:
-    """(field, seconds of its unit) of a duration that ends with its unit."""
-    for name in row:
-        if (found := _duration_unit(str(name))) is not None and not is_blank(row[name]):
-            return str(name), found
-    return None
-
-
-@lru_cache(maxsize=4096)
-def _duration_unit(name: str) -> float | None:
-    """Seconds of the unit at a duration's end; None for what is no such name."""
-    small = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    found = _DURATION.fullmatch(re.sub(r"[\s.\-]+", "_", small))
-    return None if found is None else next(s for begin, s in _UNITS if found["unit"].startswith(begin))
-
-
 def _arrival_note(load: Counter[Facts]) -> str:
     """How the times of the lines that are load were taken: each by what stands beside it."""
     named = _either(one.time for one in load)
@@ -318,16 +354,35 @@ def _arrival_note(load: Counter[Facts]) -> str:
     for one, n in load.items():
         fields[one.took or ""] += n
     bare = fields.pop("", 0)
-    if {one.time for one in load} <= set(_STARTS):
+    if all(one.starts for one in load):
         return f"{named} is when a request came"
     if not fields:
-        return f"{named} is taken for the arrival, since no duration stands beside it"
+        alike = dict.fromkeys(itertools.chain.from_iterable(one.alike for one in load))
+        if not alike:
+            return f"{named} is taken for the arrival, since no duration stands beside it"
+        return (
+            f"{named} is taken for the arrival, since nothing beside it is known for the duration of a request; where "
+            f"{_either(itertools.islice(alike, _NAMED))} is one, call it duration_s or duration_ms"
+        )
     beside = _either(fields)
     if not bare:
         return f"{named} is taken for the end of a request, since {beside} stands beside it: it came so much earlier"
     return (
         f"{named} is taken for the end of {counted(fields.total(), 'request')}, since {beside} stands beside it: they came "
         f"so much earlier; and for the arrival of {counted(bare, 'request')}, where no duration stands"
+    )
+
+
+def zones_note(load: Counter[Facts]) -> str:
+    """What to know where some times say their zone and others do not; empty where all are alike."""
+    zones = Counter[bool | None]()
+    for one, n in load.items():
+        zones[one.zone] += n
+    if not (zones[True] and zones[False]):
+        return ""
+    return (
+        f"{zones[False]:,} of its times have no zone and are taken for UTC, beside {zones[True]:,} that have one: where "
+        "they are of a clock elsewhere, give them theirs"
     )
 
 

@@ -24,6 +24,11 @@ _PACKED: Final[tuple[tuple[bytes, Callable[[Path], Any]], ...]] = (
     (b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b"\xfd7zXZ", lzma.LZMAFile),
 )  # fmt: skip
 """How compressed files begin."""
+_NO_READER: Final = (
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unzip, or export it as CSV"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd"),
+)
+"""How files begin that the standard library does not read as one text, and what unpacks them."""
 _OF_TWO_BYTES = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATORS = (",", ";", "\t", "|")
 _LONGEST_FIELD = 1 << 30
@@ -33,8 +38,22 @@ _CRI = re.compile(r"^\d{4}-\d\d-\d\dT\S+ std(?:out|err) ([FP]) ")
 """What Kubernetes writes before each line: F before a whole one or its last part, P before the others."""
 _NAMED = re.compile(r"^[^\s{\"]{1,99}(?:\s+\|)?\s+(?=\{.*\}$)")
 """What others write before a line that is an object: its time, or whose it is, as `kubectl --prefix` and compose do."""
-_INNER = ("log", "message", "line", "msg")
-"""Fields in which collectors keep a line as it was written: Fluent Bit's, Filebeat's, Loki's."""
+_INNER = ("log", "message", "line", "msg", "_source", "jsonPayload", "_raw")
+"""Fields in which collectors keep a line as it was written: Fluent Bit's, Filebeat's, Loki's, Elasticsearch's, Google's and
+Splunk's."""
+_DEEPEST = 3
+"""Collectors that keep each other's lines."""
+_LISTS: Final = ("data", "events", "logs", "entries", "records", "rows", "items")
+"""Under which APIs answer with many rows at once."""
+_OF_ONE: Final = frozenset({"usage", "model", "time", "timestamp", "ts", "messages", "starttime", "createdat", "requests"})
+"""Fields, as `folded` has them, of objects that are a row themselves, whatever list they hold."""
+_NO_TEXT = 0.05
+"""Share of a file's beginning that is no UTF-8 from which on it is no text with a foreign letter in it."""
+_RULE = re.compile(r"[\s|+:]*-[|+:\s-]*|\s*\(\d+ rows?\)\s*")
+"""Lines that tables are drawn with, and what a database says below."""
+_HEX = re.compile(r"((?<!\\)(?:\\\\)*)\\x([0-9A-Fa-f]{2})")
+"""How nginx writes signs that it does not trust, as no JSON does."""
+_DECIMAL = re.compile(r"\s*-?\d+,\d+\s*")
 
 _EXPORTS: Final = (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords"))
 """How OpenTelemetry's collectors write a batch of spans, and one of lines."""
@@ -64,31 +83,36 @@ def rows(file: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[int
     Raises InputError for what is neither CSV nor JSON, OSError where the file cannot be read.
     """
     try:
-        with text_of(file, newline="\n") as stream:
+        with text_of(file, newline="\n", foreign=left_out is not None) as stream:
             head = stream.read(_HEAD)
+        if head.count("\ufffd") > _NO_TEXT * len(head):
+            raise InputError(f"{file}: is not UTF-8 text")
         if _is_document(head):
             yield from _document_rows(file, left_out)
         elif head.lstrip()[:1] == "{" or _mostly_json(head):
             yield from _json_rows(file, left_out)
         else:
-            yield from _csv_rows(file, head)
+            yield from _csv_rows(file, head, left_out)
     except UnicodeDecodeError:
         raise InputError(f"{file}: is not UTF-8 text") from None
     except (gzip.BadGzipFile, lzma.LZMAError, EOFError, zlib.error):
         raise InputError(f"{file}: is compressed, and broken or cut off") from None
 
 
-def text_of(file: Path, newline: str) -> io.TextIOWrapper:
-    """A file's text, without the mark that may begin it; lines end as `newline` says. Raises InputError for a folder."""
+def text_of(file: Path, newline: str, *, foreign: bool = False) -> io.TextIOWrapper:
+    """A file's text, without the mark that may begin it; lines end as `newline` says. Letters of another encoding than
+    UTF-8 are an error, or with `foreign` a sign that stands for them. Raises InputError for a folder, or an archive."""
     if file.is_dir():
         raise InputError(f"{file}: is a folder; give a file, as `jq -c . {file}/*.json >requests.jsonl` makes one of JSON")
     with file.open("rb") as raw:
         begins = raw.read(6)
+    if (packed := next((one for one in _NO_READER if begins.startswith(one[0])), None)) is not None:
+        raise InputError(f"{file}: is {packed[1]}; unpack it first ({packed[2]})")
     unpacked = next((opens for magic, opens in _PACKED if begins.startswith(magic)), lambda file: file.open("rb"))
     with unpacked(file) as raw:
         begins = _peeked(raw)
     encoding = "utf-16" if begins.startswith(_OF_TWO_BYTES) else "utf-8-sig"
-    return io.TextIOWrapper(unpacked(file), encoding=encoding, newline=newline)
+    return io.TextIOWrapper(unpacked(file), encoding=encoding, newline=newline, errors="replace" if foreign else "strict")
 
 
 def _peeked(raw: BinaryIO) -> bytes:
@@ -98,33 +122,64 @@ def _peeked(raw: BinaryIO) -> bytes:
         return b""  # whoever reads on says what is wrong
 
 
-def _csv_rows(file: Path, head: str) -> Iterator[tuple[int, Row]]:
-    before, first = _before_the_head(head)
+def _csv_rows(file: Path, head: str, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
+    before, first = _before_the_head(head, lenient=left_out is not None)
     csv.field_size_limit(_LONGEST_FIELD)
-    with text_of(file, newline="") as stream:
+    with text_of(file, newline="", foreign=left_out is not None) as stream:
         for _ in range(before):
             stream.readline()
-        reader = csv.DictReader(stream, delimiter=max(_SEPARATORS, key=first.count), skipinitialspace=True)
+        lines = _Lines(stream, drawn=left_out is not None)
+        delimiter = max(_SEPARATORS, key=first.count)
+        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
         try:
             for row in reader:
                 if all(name == value for name, value in row.items()):
                     continue  # a second head, where tables were put one behind the other
+                if None in row and not any(value.strip() for value in row[None]):
+                    del row[None]  # a separator at the end
+                if None in row.values() and left_out is not None and not lines.whole:
+                    left_out["cut"] += 1
+                    continue
                 if None in row or None in row.values():
                     more = "more" if None in row else "fewer"
                     raise NotCsv(f"{file}, line {before + reader.line_num}: has {more} columns than the first")
                 if any(value.strip() for value in row.values()):  # tables are exported with empty rows at the end
-                    yield before + reader.line_num, row
+                    decimal = delimiter == ";" and left_out is not None
+                    yield before + reader.line_num, _with_points(row) if decimal else row
         except csv.Error as error:
             raise NotCsv(f"{file}, line {before + reader.line_num}: is no CSV ({error})") from None
 
 
-def _before_the_head(head: str) -> tuple[int, str]:
-    """(lines that stand before a table's head, its head): empty ones, comments, and what Excel is told of separators."""
-    lines = head.splitlines()
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith(("#", "sep=")):
-            return number, line
-    return 0, ""
+def _with_points(row: dict[str, Any]) -> Row:
+    """A row of a table whose columns are parted by semicolons, for commas stand in its numbers, with points there."""
+    return {
+        name: value.replace(",", ".") if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+        for name, value in row.items()
+    }
+
+
+class _Lines:
+    """A table's lines, without those that a drawn one is drawn with; knows whether the last that was read has an end."""
+
+    def __init__(self, stream: Iterator[str], *, drawn: bool) -> None:
+        self._stream, self._drawn = stream, drawn
+        self.whole = True
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._stream:
+            self.whole = line.endswith(("\n", "\r"))
+            yield "\n" if self._drawn and _RULE.fullmatch(line) else line
+
+
+def _before_the_head(head: str, *, lenient: bool) -> tuple[int, str]:
+    """(lines that stand before a table's head, its head): empty ones, comments, and what Excel is told of separators; of a
+    lenient reader's, which reads no text of one column, a title and rules too."""
+    lines = [
+        (number, line) for number, line in enumerate(head.splitlines())
+        if line.strip() and not line.startswith(("#", "sep=")) and not (lenient and _RULE.fullmatch(line))
+    ]  # fmt: skip
+    parted = (one for one in lines if not lenient or any(separator in one[1] for separator in _SEPARATORS))
+    return next(parted, lines[0] if lines else (0, ""))  # a title has one cell
 
 
 def _is_document(head: str) -> bool:
@@ -146,18 +201,19 @@ def _unwrapped(line: str) -> str:
 
 
 def _json_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
-    for number, text, whole in _whole_lines(file):
+    for number, text, whole in _whole_lines(file, foreign=left_out is not None):
         try:
-            yield from _expanded(file, number, _parsed(file, number, text), collected=left_out is not None)
+            row = _parsed(file, number, text if left_out is None else _HEX.sub(r"\1\\u00\2", text))
+            yield from _expanded(file, number, row, collected=left_out is not None)
         except InputError:
             if left_out is None or (text.startswith("{") and whole):
                 raise
             left_out["no JSON" if whole else "cut"] += 1
 
 
-def _whole_lines(file: Path) -> Iterator[tuple[int, str, bool]]:
+def _whole_lines(file: Path, *, foreign: bool) -> Iterator[tuple[int, str, bool]]:
     """(number, what a program wrote, whether it has an end) of each line, those put together that a runtime has split."""
-    with text_of(file, newline="\n") as stream:  # to splitlines, a line ends at U+2028 too
+    with text_of(file, newline="\n", foreign=foreign) as stream:  # to splitlines, a line ends at U+2028 too
         part = ""
         for number, line in enumerate(stream, 1):
             cri = _CRI.match(line)
@@ -194,16 +250,34 @@ def _is_cut(text: str) -> bool:
 
 def _inner(row: dict[str, Any]) -> dict[str, Any]:
     """A collector's line with what the line that it keeps says, where that is an object."""
-    for name in _INNER:
-        found = row.get(name)
-        if isinstance(found, str) and found.lstrip().startswith("{"):
-            try:
-                found = json.loads(found)
-            except (ValueError, RecursionError):
-                continue
-        if isinstance(found, dict):
-            return {**row, **found}
+    result = row.get("result")
+    if isinstance(result, dict) and "_raw" in result:  # Splunk's
+        row = {**row, **result}
+    for _ in range(_DEEPEST):
+        found = next((one for name in _INNER if (one := _object(row.get(name))) is not None), None)
+        if found is None or found.items() <= row.items():
+            break
+        row = {**row, **found}
     return row
+
+
+def _object(kept: Any) -> dict[str, Any] | None:
+    if isinstance(kept, str) and kept.lstrip().startswith("{"):
+        try:
+            kept = json.loads(kept)
+        except (ValueError, RecursionError):
+            return None
+    return kept if isinstance(kept, dict) else None
+
+
+def _answered(row: dict[str, Any]) -> list[Any] | None:
+    """The rows that an API has put together in one answer; None for a row."""
+    if isinstance(hits := row.get("hits"), dict) and isinstance(hits.get("hits"), list):
+        return list(hits["hits"])
+    if not _OF_ONE.isdisjoint(map(folded, row)):
+        return None
+    found = next((row[name] for name in _LISTS if isinstance(row.get(name), list)), None)
+    return found if found and all(isinstance(one, dict) for one in found) else None
 
 
 def _is_lines(head: str) -> bool:
@@ -221,7 +295,7 @@ def _is_lines(head: str) -> bool:
 
 
 def _document_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
-    with text_of(file, newline="\n") as stream:
+    with text_of(file, newline="\n", foreign=left_out is not None) as stream:
         text = stream.read().strip()
     contents, at, decoder = list[Any](), 0, json.JSONDecoder()
     while at < len(text):  # documents may stand one behind the other
@@ -229,7 +303,8 @@ def _document_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[
             content, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{file}: is no JSON ({error})") from None
-        contents += content if isinstance(content, list) else [content]
+        many = _answered(content) if isinstance(content, dict) and left_out is not None else None
+        contents += content if isinstance(content, list) else [content] if many is None else many
         at = len(text) - len(text[end:].lstrip(" \t\r\n,"))
     for number, row in enumerate(contents, 1):
         yield from _expanded(file, number, row, collected=left_out is not None)
@@ -258,6 +333,10 @@ def _expanded(
 ) -> Iterator[tuple[int, Row]]:
     if not isinstance(row, dict):
         raise InputError(f"{file}, line {number}: is no JSON object")
+    if collected and (many := _answered(row)) is not None:
+        for one in many:
+            yield from _expanded(file, number, one, of_all, collected=True)
+        return
     if collected:
         row = _inner(row)
     for kind, within, last in _EXPORTS:

@@ -234,7 +234,7 @@ def _file_conversations(
 ) -> list[tuple[Prompt, Conversation]]:
     """`_file_prompts`, each with what was answered; of one prompt there may be several answers, unless `distinct`."""
     found: list[tuple[Prompt, Conversation]] = []
-    seen: set[str] = set()
+    seen: dict[str, tuple[int, bool]] = {}
     texts: set[tuple[str, ...]] = set()
     try:
         for number, row in rows(path):
@@ -253,9 +253,15 @@ def _file_conversations(
                 left_out["that say the same as an earlier one"] += 1
                 continue
             texts.add(text)
-            if prompt.prompt_id in seen:
-                raise InputError(f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too")
-            seen.add(prompt.prompt_id)
+            if (earlier := seen.get(prompt.prompt_id)) is not None:
+                line, named = earlier
+                raise InputError(
+                    f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too"
+                    if named and asked.name
+                    else f"{path}, line {number}: id {prompt.prompt_id!r} is that of line {line} too, for rows without one "
+                    "are called by their place in the file; give every row an id, or none"
+                )
+            seen[prompt.prompt_id] = (number, bool(asked.name))
             found.append((prompt, asked))
     except NotCsv as error:
         told = f"prompts are lines of JSON, one JSON list, or CSV with a column prompt; a row has {FORMS}"

@@ -53,6 +53,27 @@ def test_a_folder_anywhere_is_a_suite(folder: Path) -> None:
     assert suite.prompts[2].domain == "chat"
 
 
+@pytest.mark.parametrize("named_first", [True, False])
+def test_an_id_that_is_the_place_of_a_row_without_one_is_told(named_first: bool, folder: Path) -> None:
+    """Rows without an id are called by their places, from 0."""
+    rows: list[object] = [{"turns": ["Hi"]}, {"turns": ["Ho"]}, {"question_id": 1, "turns": ["Ha"]}]
+    rows = [{"question_id": 1, "turns": ["Ha"]}, {"turns": ["Hi"]}] if named_first else rows
+    write(folder / "prompts" / "talk.jsonl", rows)
+    line, other = (2, 1) if named_first else (3, 2)
+    with pytest.raises(InputError, match=f"line {line}: id 'talk/1' is that of line {other} too, .* give every row an id"):
+        load_suite(str(folder))
+    write(folder / "prompts" / "talk.jsonl", [{"id": 1, "turns": ["Ha"]}, {"id": 1, "turns": ["Ho"]}])
+    with pytest.raises(InputError, match="line 2: id 'talk/1' stands in an earlier line too"):
+        load_suite(str(folder))
+
+
+def test_a_table_of_prompts_keeps_its_rules_and_commas(folder: Path) -> None:
+    """What is left out of a drawn table of requests is text in one of prompts."""
+    (folder / "prompts" / "talk.jsonl").unlink()
+    (folder / "prompts" / "talk.jsonl").write_text('prompt\n"Hi,\n---\nthere, 1,5"\n')
+    assert [p.turns for p in load_suite(str(folder)).prompts if p.task == "talk"] == [("Hi,\n---\nthere, 1,5",)]
+
+
 def test_the_bundled_suite_is_complete_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     suite = load_suite("suites/math_code_chat")

@@ -144,7 +144,7 @@ HEAD = "arrival_s,prompt_tokens,output_tokens\n"
         ("a,b\n1,2\n", r"columns \(a, b\) are of no form known here"),
         (HEAD + "0,1,1\nnan,1,1\n", "line 3: arrival_s nan: is no finite number"),
         (HEAD + "-1,1,1\n", "line 2: arrival_s -1"),
-        (HEAD + "0,0,1\n", "line 2: prompt_tokens 0"),
+        (HEAD + "0,0,1\n", "none of its 1 lines .* without a prompt"),
         (HEAD + "0,1,-3\n", "line 2: output_tokens -3"),
         (HEAD + "0,1,1.5\n", "line 2: output_tokens 1.5"),
         (HEAD + "0,1\n", "line 2: has fewer columns"),

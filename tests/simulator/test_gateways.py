@@ -6,6 +6,7 @@ import bz2
 import json
 import lzma
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,12 @@ import pytest
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
-
-USED = {"prompt_tokens": 5, "completion_tokens": 3}
-ROUTE = {"path": "/v1/chat/completions", "status": 200}
-
-
-def at(second: int, **more: Any) -> dict[str, Any]:
-    """A line of a request of 5 and 3 tokens that came at 09:00 and so many seconds."""
-    return {"time": f"2026-11-03T09:00:{second:02}Z", **ROUTE, "usage": USED, **more}
-
-
-def lines(*rows: dict[str, Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+from tests.simulator.logs import ROUTE, USED, at, lines, requests_of
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., RecordedRequests]:
-    def of(text: str | bytes, name: str = "a gateway's log.jsonl") -> RecordedRequests:
-        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
-        return RecordedRequests.read(tmp_path / name)
-
-    return of
+    return partial(requests_of, tmp_path)
 
 
 Read = Callable[..., RecordedRequests]
@@ -66,6 +52,22 @@ WRAPPED: dict[str, str] = {
     "CloudWatch": "".join(f"2026-11-03T10:00:00.000Z {line}\n" for line in TWO.splitlines()),
     "indented, one behind the other": "".join(json.dumps(json.loads(line), indent=2) + "\n" for line in TWO.splitlines()),
     "a stray line": "null\n" + TWO + "42\n",
+    "an API's answer": json.dumps({"object": "list", "data": [json.loads(line) for line in TWO.splitlines()]}, indent=1),
+    "an API's answer, on one line": json.dumps({"logs": [json.loads(line) for line in TWO.splitlines()]}),
+    "Elasticsearch": lines(*({"_id": "0", "_source": json.loads(line)} for line in TWO.splitlines())),
+    "Elasticsearch's answer": json.dumps(
+        {"took": 3, "hits": {"hits": [{"_id": "0", "_source": {"message": line}} for line in TWO.splitlines()]}}
+    ),
+    "Google's": json.dumps([
+        {"timestamp": f"2026-11-03T09:00:0{i}Z", "jsonPayload": {"usage": USED}} for i in (0, 2)
+    ]),
+    "Splunk": lines(
+        *({"preview": False, "result": {"_time": "2026-11-03T10:00:00Z", "_raw": line}} for line in TWO.splitlines())
+    ),
+    "CloudWatch's answer": json.dumps(
+        {"events": [{"timestamp": 1764500000288, "message": line} for line in TWO.splitlines()]}
+    ),
+    "nginx's signs": TWO.replace("}}", '}, "agent": "a\\x22b\\\\x22"}'),
 }  # fmt: skip
 
 
@@ -94,6 +96,15 @@ TABLES = {
     "what Excel is told": "sep=;\ntime;prompt_tokens;completion_tokens\n1793696400;5;3\n1793696402;5;3\n",
     "usage as text": 'time,usage\n1793696400,"{""prompt_tokens"": 5, ""completion_tokens"": 3}"\n'
     '1793696402,"{""prompt_tokens"": 5, ""completion_tokens"": 3}"\n',
+    "a title": "Usage report for November\n\n" + CELLS
+    + "2026-11-03T09:00:00Z,/p,200,5,3\n2026-11-03T09:00:02Z,/p,200,5,3\n",
+    "a separator at the end": CELLS + "2026-11-03T09:00:00Z,/p,200,5,3,\n2026-11-03T09:00:02Z,/p,200,5,3\n",
+    "cut": CELLS + "2026-11-03T09:00:00Z,/p,200,5,3\n2026-11-03T09:00:02Z,/p,200,5,3\n2026-11-03T09:00:0",
+    "points as commas": "time;prompt_tokens;completion_tokens;duration_s\n1793696402,5;5;3;2,5\n1793696402,0;5;3;0\n",
+    "drawn": " time | prompt_tokens | completion_tokens\n------+-----+---\n 1793696400 | 5 | 3\n 1793696402 | 5 | 3\n"
+    "(2 rows)\n",
+    "Markdown": "| time | prompt_tokens | completion_tokens |\n|---|:--|--:|\n| 1793696400 | 5 | 3 |\n"
+    "| 1793696402 | 5 | 3 |\n",
     "long texts, and an engine's words": "time,messages,prompt_tokens,completion_tokens\n"
     f'1793696400,"what is Avg prompt throughput: 3? {"x" * 200_000}",5,3\n1793696402,,5,3\n',
 }  # fmt: skip
@@ -106,6 +117,7 @@ def test_tables_are_read_as_they_are_exported(how: str, read: Read) -> None:
     assert found.output_tokens.tolist() == [3, 3]
 
 
+BARE = {"time": "2026-11-03T09:00:00Z"}
 SAID = {
     "an object without tokens before": at(0, usage={"cost": 0.1}, response={"usage": USED}),
     "the body within a batch's answer": at(0, usage=None, response={"status_code": 200, "body": {"usage": USED}}),
@@ -124,6 +136,22 @@ SAID = {
                                                                     "gen_ai.usage.output_tokens": 3}},
     "Kong's second plugin": {"started_at": 1793696400000, "ai": {
         "ai-request-transformer": {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, "proxy": {"usage": USED}}},
+    "Langfuse, as it is": {"startTime": "2026-11-03T09:00:00Z", "usageDetails": {"input": 5, "output": 3, "total": 8}},
+    "Langfuse's table": {"start_time": "2026-11-03T09:00:00Z", "usage_details": '{"input": 5, "output": 3}'},
+    "OpenAI's answer": {"object": "chat.completion", "created": 1793696400, "usage": USED},
+    "OpenAI's batch": {"id": "b", "response": {"status_code": 200, "body": {"created": 1793696400, "usage": USED}}},
+    "Ollama": {"created_at": "2026-11-03T09:00:00Z", "total_duration": 2000000000, "prompt_eval_count": 5, "eval_count": 3},
+    "Gemini": {**BARE, "response": {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3}}},
+    "Bedrock": {**BARE, "input": {"inputTokenCount": 5}, "output": {"outputTokenCount": 3}},
+    "Bedrock's API": {**BARE, "usage": {"inputTokens": 5, "outputTokens": 3}},
+    "Portkey": {"created_at": "2026-11-03T09:00:00Z", "response_time_ms": 2300, "req_units": 5, "res_units": 3},
+    "Envoy's metadata": {"start_time": "2026-11-03T09:00:00Z", "llm_input_token": 5, "llm_output_token": 3},
+    "in and out": {"datetime": "2026-11-03T09:00:00Z", "in_tokens": 5, "out_tokens": 3},
+    "numbers": {**BARE, "num_prompt_tokens": 5, "num_completion_tokens": 3},
+    "MongoDB": {**BARE, "usage": {"prompt_tokens": {"$numberInt": "5"}, "completion_tokens": {"$numberLong": "3"}}},
+    "arrivals in others' words": {"arrival_s": 3.5, "prompt_tokens": 5, "completion_tokens": 3},
+    "OpenRouter, with its times": {"created_at": "2026-11-03T09:00:00Z", "tokens_prompt": 5, "tokens_completion": 3,
+                                   "native_tokens_prompt": 6, "native_tokens_completion": 4, "latency": 200},
     "thought beside the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 8,
                                               "completion_tokens_details": {"reasoning_tokens": 2}}),
     "thought within the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8,
@@ -143,6 +171,10 @@ def test_usage_is_found_wherever_it_stands(how: str, read: Read) -> None:
         {"duration_ns": 8530000000}, {"latency_us": 8530000}, {"durationMs": 8530}, {"duration_seconds": 8.53},
         {"Latency_ms": 8530}, {"total_latency_ms": 8530}, {"request_duration_ms": 8530}, {"request_time_ms": 8530},
         {"response_time_s": 8.53}, {"upstream_service_time": 8530}, {"total-time-ms": 8530}, {"elapsed": "8.53s"},
+        {"Latency (ms)": 8530}, {"latency[ms]": "8530"}, {"duration (s)": 8.53}, {"end_to_end_latency_ms": 8530},
+        {"latency_in_ms": 8530}, {"x_response_time_ms": 8530}, {"ElapsedTimeMs": 8530}, {"time_total_ms": 8530},
+        {"rt_ms": 8530}, {"inference_time_ms": 8530}, {"generation_time_ms": 8530}, {"time_to_last_token_ms": 8530},
+        {"e2eLatencyMs": 8530}, {"processing_time_us": 8530000}, {"request-duration-seconds": 8.53},
     ],
     ids=lambda took: next(iter(took)),
 )  # fmt: skip
@@ -168,6 +200,49 @@ def test_a_leap_second_is_the_next_ones_beginning(read: Read) -> None:
     assert read(lines(at(0, time="2016-12-31T23:59:59Z"), at(0, time="2016-12-31T23:59:60Z"))).arrival_s.tolist() == [0, 1]
 
 
+def test_ollamas_and_openrouters_durations_have_their_units(read: Read) -> None:
+    ollama = {"usage": None, "prompt_eval_count": 5, "eval_count": 3}
+    assert read(lines(at(9, **ollama, total_duration=8e9), at(9, **ollama, total_duration=0))).arrival_s.tolist() == [0, 8]
+    router = {"usage": None, "tokens_prompt": 5, "tokens_completion": 3, "native_tokens_prompt": 5}
+    rows = [at(9, **router, latency=300, generation_time=took) for took in (8000, 1000)]
+    assert read(lines(*rows)).arrival_s.tolist() == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([at(0), at(1, time=None), at(2, time="")], "2 without a time"),
+        ([at(0), at(1, request={"text": "caf\udce9"})], ""),
+    ],
+)
+def test_one_bad_row_leaves_the_others(rows: list[dict[str, Any]], why: str, read: Read) -> None:
+    """A blank time, and a letter in another encoding."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogateescape")
+    found = read(text)
+    assert len(found.arrival_s) == 1 + (not why)
+    assert why in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("row", "half"),
+    [
+        ({"when": "2026-11-03", "usage": USED}, "Their tokens are known; what lacks is a time: call its column timestamp"),
+        ({"ts": 1793696400.5, "resp": {"usage": USED}}, "ts is known for a time; what lacks is tokens: .* prompt_tokens"),
+    ],
+)
+def test_what_is_known_of_columns_of_no_form_is_told(row: dict[str, Any], half: str, read: Read) -> None:
+    with pytest.raises(InputError, match=f"of no form known here .*{half}"):
+        read(lines(row))
+
+
+@pytest.mark.parametrize(
+    ("begins", "what"), [(b"PK\x03\x04", "zip archive or a spreadsheet"), (b"\x28\xb5\x2f\xfd", "compressed by zstd")]
+)
+def test_archives_are_called_by_their_names(begins: bytes, what: str, read: Read) -> None:
+    with pytest.raises(InputError, match=f"is {'a ' * ('zip' in what)}{what}; unpack it first"):
+        read(begins + b"\x00\xff" * 99)
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
@@ -176,11 +251,75 @@ def test_a_leap_second_is_the_next_ones_beginning(read: Read) -> None:
         (at(0, time=1793696405000, request_time=1793696400000), "no request takes a day.*start_time"),
         (at(0, time="20261103090004"), "is neither ISO 8601 nor a time since 1970"),
         (at(0, duration=8530), "has no unit"),
+        *(
+            (at(0, **{bare: 9.0}), f"{bare} 9.0: has no unit; call the field {bare}_s or {bare}_ms")
+            for bare in (
+                "e2e_latency",
+                "request_latency",
+                "request_duration",
+                "total_latency",
+                "target_processing_time",
+                "took",
+                "responseTime",
+                "TotalTime",
+            )
+        ),
+        ({"count": 50, **at(0)}, "count 50: the row is of many requests"),
     ],
 )
 def test_what_would_be_a_wrong_load_is_refused(row: dict[str, Any], why: str, read: Read) -> None:
     with pytest.raises(InputError, match=why):
         read(lines(row))
+
+
+def test_of_several_durations_the_longest_is_the_requests(read: Read) -> None:
+    """One to the first byte, one of a server behind, and of parts of it."""
+    parts = {"response_time_ms": 200, "upstream_response_time": "0.2", "time_to_first_token_ms": 90, "queue_time_ms": 10_000}
+    found = read(lines(at(20, **parts, total_duration_ms=8530), at(21, **parts, total_duration_ms=200)))
+    assert found.arrival_s.tolist() == pytest.approx([0, 9.33])
+
+
+def test_what_may_be_a_duration_is_named_where_none_is_known(read: Read) -> None:
+    [note] = [note for note in read(lines(at(0, zeit_ms=9, wall_time=3.5, cost_s="-"), at(1))).notes if "taken for" in note]
+    assert "where zeit_ms or wall_time is one, call it duration_s or duration_ms" in note
+    assert "no duration stands beside it" in read(lines(at(0, n_tokens=3, ttft_ms=3), at(1))).notes[1]
+
+
+@pytest.mark.parametrize("name", ["total_requests", "requests", "count"])
+def test_a_counter_that_counts_on_is_no_number_of_requests(name: str, read: Read) -> None:
+    assert read(lines(*(at(i, **{name: 7 + i}) for i in range(5)))).arrival_s.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match=f"line 1: {name} 7: the row is of many requests"):
+        read(lines(*(at(i, **{name: 7 + i // 2}) for i in range(5))))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("unknown", [-1, "unknown", "-1", None])
+def test_tokens_that_nobody_knows_are_counted_wherever_they_stand(first: bool, unknown: object, read: Read) -> None:
+    lost = at(1, usage={"prompt_tokens": unknown, "completion_tokens": unknown}, status=500)
+    found = read(lines(*([lost, at(0), at(2)] if first else [at(0), lost, at(2)])))
+    assert found.arrival_s.tolist() == [0, 2]
+    assert "1 /v1/chat/completions 500" in found.notes[-1]
+
+
+@pytest.mark.parametrize("tokens", ["'5'", "---", [5], "-7", 5.5])
+def test_tokens_that_are_no_number_are_refused_with_their_line(tokens: object, read: Read) -> None:
+    """In the first line of a log too, by which it is recognised."""
+    with pytest.raises(InputError, match="line 1: prompt_tokens"):
+        read(lines(at(0, usage={"prompt_tokens": tokens, "completion_tokens": 3}), at(1)))
+
+
+def test_thousands_may_be_set_apart(read: Read) -> None:
+    found = read('time,prompt_tokens,completion_tokens\n1793696400,"1,004",3\n1793696402,"1,204,005",3\n', "own.csv")
+    assert found.prompt_tokens.tolist() == [1004, 1204005]
+
+
+@pytest.mark.parametrize("status", [401, "413", 429])
+def test_what_was_turned_away_is_no_load(status: object, read: Read) -> None:
+    """A gateway counts the prompt that no engine saw; a client that went away has had its prompt read."""
+    asked = {"prompt_tokens": 900, "completion_tokens": 0}
+    found = read(lines(at(0), at(1, status=status, usage=asked), at(2, status=499, usage=asked)))
+    assert found.arrival_s.tolist() == [0, 2]
+    assert f"1 /v1/chat/completions {status} without an answer" in found.notes[-1]
 
 
 NONE = {
