@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.served.by_load import Trend, shifted, trend_of
+from harness.served.by_load import Trend, covering_of, shifted, trend_of
 from harness.served.compared import design
 from harness.served.draft_lengths import Shortener, Tries, all_tries, explained, shares_of_length, tries_of
 from harness.served.observed import Drafts, Interval, ServedRequest
-from harness.served.server import Server
+from harness.served.server import Server, beside
 from simulator.records import SERVED
 
 Floats = npt.NDArray[np.float64]
@@ -68,6 +68,8 @@ class Acceptance:
     """Share of drafts that would have at least k tokens, were K asked for, [K]."""
     trend: Trend | None = None
     """How it goes with the load; None where it is as good at all loads, or nobody knows."""
+    covering: Trend | None = None
+    """The same of `coverage`."""
 
     @property
     def gamma(self) -> int:
@@ -97,10 +99,22 @@ class Acceptance:
 
     def tokens_at(self, k: int, running: float) -> Floats:
         """Tokens of a request in a step with so many running, were k tokens drafted, [draws]."""
-        if self.trend is None:
+        if self.trend is None and self.covering is None:
             return self.tokens_drawn(k)
-        here, in_all = (1 + self.coverages * own[:, :k].sum(1) for own in (self.survivals_at(running), self.survivals))
+        here = 1 + self._coverages_at(running) * self.survivals_at(running)[:, :k].sum(1)
+        in_all = 1 + self.coverages * self.survivals[:, :k].sum(1)
         return np.asarray(self.tokens_drawn(k) * here / in_all, np.float64)
+
+    def coverage_at(self, running: float) -> float:
+        """`coverage` with so many requests running."""
+        covering = self.covering
+        return (
+            self.coverage if covering is None else float(shifted(np.array([[self.coverage]]), covering.shift(running))[0, 0])
+        )
+
+    def _coverages_at(self, running: float) -> Floats:
+        covering = self.covering
+        return self.coverages if covering is None else shifted(self.coverages[:, None], covering.shifts(running))[:, 0]
 
     def lengths_drawn(self, k: int) -> Floats:
         """Tokens of a draft, [draws]."""
@@ -126,9 +140,11 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         tries = all_tries(units, server.gamma)
         drafts = _whole(tries)
     wider = design(len(drafts.survival), server.kind)
+    survival = np.array(drafts.survival)
+    trend = None if shortener == "engine" else trend_of(server.intervals, survival, DRAWS, rng)
     enough = len(units) >= _FEWEST
     if enough:
-        survivals, coverages = _resampled(units, drafts, coverage, wider, tries, rng)
+        survivals, coverages = _resampled(units, drafts, coverage, wider, tries, trend, rng)
         basis = f"between {len(units)} {what}"
     else:
         survivals, coverages = _assumed(drafts, coverage, wider, rng)
@@ -136,7 +152,6 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         basis = f"no requests told apart: rounds taken to scatter {times} times as much as independent ones"
     if not positions:
         survivals = _tilted(1 + survivals.sum(1), len(drafts.survival), rng)
-    survival = np.array(drafts.survival)
     known = len(survival) if tries is None else tries.known
     longer = (np.arange(len(survival)) < known).astype(np.float64)
     if shortener in ("drafter", "unknown"):
@@ -155,12 +170,18 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         steps_tokens *= 1 + shorter * (more + spread * own)
         kept = _kept(server, step_tokens) if coverage == 1 and shortener == "nobody" else 1.0
         step_tokens, steps_tokens = step_tokens * kept, steps_tokens * kept
-    trend = None if shortener == "engine" else trend_of(server.intervals, survival, DRAWS, rng)
     if trend is not None:
         basis += f"; it goes with the load: {_told(trend, survival)}"
+    most = server.drafts_to  # beside the load at which drafting is switched off stretches are of both
+    found = [one for one in server.in_order if most is None or one.running < most - beside(most)]
+    covering = covering_of(found, coverage, DRAWS, rng) if server.may_be_silent and shortener != "engine" else None
+    if covering is not None:
+        shares = (shifted(np.array([[coverage]]), covering.shift(running))[0, 0] for running in covering.loads)
+        ends = " and ".join(f"{share:.0%} at {n:.0f} running" for n, share in zip(covering.loads, shares, strict=True))
+        basis += f"; the share of steps with a draft goes with the load: {ends}"
     return Acceptance(
         survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions,
-        shortener, known, longer, trend,
+        shortener, known, longer, trend, covering,
     )  # fmt: skip
 
 
@@ -277,7 +298,7 @@ def _units(server: Server) -> tuple[Sequence[ServedRequest | Interval], str]:
 
 def _resampled(
     units: Sequence[ServedRequest | Interval], drafts: Drafts, coverage: float, design: Floats, tries: Tries | None,
-    rng: np.random.Generator,
+    trend: Trend | None, rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Bootstrap over units: what they vary by, around what was counted in all."""
     gamma = len(drafts.survival)
@@ -294,7 +315,10 @@ def _resampled(
     n = len(units)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     sums, whole = weights @ counts, counts.sum(0)
-    wider = np.sqrt(n / (n - 1))
+    loads = [one.running for one in units if isinstance(one, Interval)]
+    shifts = np.array([trend.shift(load) if trend else 0.0 for load in loads])
+    expected = shifted(np.tile(drafts.survival, (len(loads), 1)), shifts).sum(1) if loads else np.zeros(0)
+    wider = np.sqrt(n / (n - 1) * (_repeated(counts, gamma, expected) if len(loads) == n else 1.0))
 
     def around(drawn: Floats, own: Floats | float, centre: Floats | float) -> Floats:
         return np.asarray(np.clip(centre + wider * (drawn - own), 0.0, 1.0), np.float64)
@@ -312,6 +336,25 @@ def _resampled(
     flat = survivals.std(0) < floors.std(0) / np.sqrt(design)
     survivals[:, flat] = floors[:, flat]
     return np.minimum.accumulate(survivals, 1), coverages
+
+
+def _repeated(counts: Floats, gamma: int, expected: Floats) -> float:
+    """Stretches of a log, one after another, that tell as much as one: they hold the same requests. One and twice the sum of
+    how far those so many apart go together (the integrated autocorrelation time), up to where they no longer do.
+
+    Args:
+        expected: tokens accepted of a draft at the load of each, [stretches].
+    """
+    drafts = np.maximum(counts[:, 0], 1e-9)
+    lengths = counts[:, 1 : gamma + 1].sum(1) / drafts - expected
+    left = np.sqrt(drafts) * (lengths - np.average(lengths, weights=drafts))
+    whole, times = float(left @ left), 1.0
+    for apart in range(1, len(left) // 4 + 1):
+        together = float(left[apart:] @ left[:-apart]) / whole if whole else 0.0
+        if together <= 2 / np.sqrt(len(left)):
+            break
+        times += 2 * together
+    return times
 
 
 def _no_surer(survivals: Floats, survival: Floats, rounds: float, rng: np.random.Generator) -> Floats:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +12,24 @@ import numpy.typing as npt
 from harness.served.observed import Interval
 
 Floats = npt.NDArray[np.float64]
-_FEWEST: Final = 8
-"""Stretches of which fewer show no trend."""
+_BLOCK_S: Final = 300.0
+"""Seconds of stretches that hold the same requests, more or less, and count as one."""
+_ALIKE: Final = 1.5
+"""Times as many that run in a block."""
+_FEWEST: Final = 4
+"""Blocks of which fewer show no trend, half of them on each side of the middle."""
 _SPREAD: Final = 1.5
 """Times as much as at the least that runs at the most, at least."""
-_SURE: Final = 4.0
-"""Standard errors of a trend that is one: stretches that follow each other are not independent."""
+_CHANCE: Final = 0.001
+"""How often a trend is found where there is none."""
 _WORTH: Final = 0.1
 """A trend, in logits over the loads that ran, below which all are alike: some 3 % of what a draft gives."""
 _SHIFTS: Final = np.linspace(-8.0, 8.0, 641)
-_ENDS: Final = (0.02, 0.98)
-"""Stretches' loads beyond which a trend is not drawn further."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """By how much logits of conditional acceptance differ from those of all drafts: a line over the load's logarithm."""
+    """By how much logits of shares differ from those of all: a line over the logarithm of what runs."""
 
     centre: float
     """Logarithm of the running requests in the middle."""
@@ -61,31 +63,81 @@ def shifted(survivals: Floats, shifts: npt.ArrayLike) -> Floats:
     return np.asarray(np.cumprod(np.where((alphas <= 0) | (alphas >= 1), alphas, moved), 1), np.float64)
 
 
+class _Block(NamedTuple):
+    """Stretches one after another at about one load."""
+
+    load: float
+    """Logarithm of its running requests."""
+    shift: float
+    weight: float
+
+
 def trend_of(stretches: Sequence[Interval], survival: Floats, draws: int, rng: np.random.Generator) -> Trend | None:
-    """The trend of stretches of a log whose drafts have as many tokens, beside the acceptance of all of them, [K]; None
-    where there is none, too few stretches tell, or about as much ran in all."""
-    own = [one for one in stretches if one.drafts is not None and one.drafts.drafts > 0 and one.running >= 0.5]
-    if len(own) < _FEWEST:
-        return None
-    loads = np.array([one.running for one in own])
-    low, high = (float(np.quantile(loads, share)) for share in _ENDS)
-    if high < _SPREAD * low:
-        return None
-    number = np.array([one.drafts.drafts for one in own if one.drafts is not None])
-    accepted = np.array([one.drafts.accepted / one.drafts.drafts for one in own if one.drafts is not None])
+    """The trend of the acceptance of a log's stretches, in order, whose drafts have as many tokens, beside that of all of
+    them, [K]; None where there is none, too few blocks tell, or about as much ran in all."""
     at = shifted(np.tile(survival, (len(_SHIFTS), 1)), _SHIFTS).sum(1)
     if at[-1] - at[0] < 1e-6:
         return None
-    found = np.interp(accepted, at, _SHIFTS)
-    steep = np.interp(found, _SHIFTS, np.gradient(at, _SHIFTS))
-    weights = number * np.maximum(steep, 1e-9) ** 2  # a shift is known the better the more drafts it moves, and the more
-    x = np.log(np.maximum(loads, 0.5))
-    centre = float(np.average(x, weights=weights))
-    middle = float(np.average(found, weights=weights))
-    spread = float(weights @ (x - centre) ** 2)
-    slope = float(weights @ ((x - centre) * found)) / spread
-    left = found - middle - slope * (x - centre)
-    error = float(np.sqrt((weights**2) @ ((x - centre) ** 2 * left**2))) / spread
-    if abs(slope) * np.log(high / low) < _WORTH or abs(slope) < _SURE * error:
+    steep = np.gradient(at, _SHIFTS)
+
+    def shift(some: Sequence[Interval]) -> tuple[float, float]:
+        number, accepted = (sum(getattr(one.drafts, name) for one in some) for name in ("drafts", "accepted"))
+        found = float(np.interp(accepted / number, at, _SHIFTS))
+        return found, number * max(float(np.interp(found, _SHIFTS, steep)), 1e-9) ** 2
+
+    return _line([one for one in stretches if one.drafts is not None and one.drafts.drafts > 0], shift, draws, rng)
+
+
+def covering_of(stretches: Sequence[Interval], coverage: float, draws: int, rng: np.random.Generator) -> Trend | None:
+    """The same of the share of steps in which a drafter finds anything."""
+    if not 0 < coverage < 1:
         return None
-    return Trend(centre, middle, slope, slope + error * rng.standard_normal(draws), (low, high))
+    centre = np.log(coverage / (1 - coverage))
+
+    def shift(some: Sequence[Interval]) -> tuple[float, float]:
+        steps, drafts = sum(one.request_steps for one in some), sum(one.drafts.drafts for one in some if one.drafts)
+        share = float(np.clip(drafts / steps, 1e-3, 1 - 1e-3))
+        return float(np.log(share / (1 - share)) - centre), steps * share * (1 - share)
+
+    return _line([one for one in stretches if one.request_steps > 0], shift, draws, rng)
+
+
+def _line(
+    stretches: Sequence[Interval], shift: Callable[[Sequence[Interval]], tuple[float, float]], draws: int,
+    rng: np.random.Generator,
+) -> Trend | None:  # fmt: skip
+    """A line through blocks: what follows within minutes is of the same requests, and tells no more than they do."""
+    from scipy.special import stdtrit
+
+    blocks = [
+        _Block(float(np.average(np.log([one.running for one in own]), weights=[one.seconds for one in own])), *shift(own))
+        for own in _blocks([one for one in stretches if one.running >= 0.5])
+    ]
+    if len(blocks) < _FEWEST:
+        return None
+    x, y, weights = np.array(blocks).T
+    low, high = float(np.exp(x.min())), float(np.exp(x.max()))
+    centre, middle = (float(np.average(own, weights=weights)) for own in (x, y))
+    sides = [int((x < (x.min() + x.max()) / 2).sum()), int((x > (x.min() + x.max()) / 2).sum())]
+    if high < _SPREAD * low or min(sides) < _FEWEST / 2:
+        return None
+    spread = float(weights @ (x - centre) ** 2)
+    slope = float(weights @ ((x - centre) * y)) / spread
+    left, free = y - middle - slope * (x - centre), len(blocks) - 2
+    error = float(np.sqrt(weights @ left**2 / free / spread))
+    if abs(slope) * np.log(high / low) < _WORTH or abs(slope) < -stdtrit(free, _CHANCE / 2) * error:
+        return None
+    return Trend(centre, middle, slope, slope + error * rng.standard_t(free, draws), (low, high))
+
+
+def _blocks(stretches: Sequence[Interval]) -> list[list[Interval]]:
+    found = list[list[Interval]]()
+    for one in stretches:
+        own = found[-1] if found else []
+        mean = float(np.mean([each.running for each in own])) if own else 0.0
+        alike = own and mean / _ALIKE <= one.running <= mean * _ALIKE
+        if alike and sum(each.seconds for each in own) < _BLOCK_S:
+            own.append(one)
+        else:
+            found.append([one])
+    return found

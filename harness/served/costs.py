@@ -150,7 +150,7 @@ class Believed:
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`; in units of a pass over one token."""
-        tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage
+        tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage_at(running)
         passes = (1 if self.block and k else tokens) * coverage
         prompts = self.prompts * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
         return 1 + running * (1 + coverage * tokens + prompts) / self.knee + passes * self.pass_share
@@ -345,7 +345,7 @@ def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, accep
     plain = profile.cost("none", 0, users, users).step(load, 0, 0, Longest(0, context)).seconds
     if not k or not acceptance.drafted[k]:
         return plain
-    tokens, coverage = float(acceptance.drafted[k]), acceptance.coverage
+    tokens, coverage = float(acceptance.drafted[k]), acceptance.coverage_at(users)
     drafting = 0.0
     for size, share in ((int(tokens), 1 - tokens % 1), (int(tokens) + 1, tokens % 1)):
         if share:
@@ -356,7 +356,7 @@ def _step_s(profile: Profile, kind: str, k: int, users: int, context: int, accep
 
 def _point(line: int, kind: str, k: int, one: StepBin, context: int, acceptance: Acceptance) -> MeasuredPoint:
     """Where only some requests have a draft, a pass holds as many tokens as if all had a shorter one."""
-    width = round(float(acceptance.drafted[k]) * acceptance.coverage)
+    width = round(float(acceptance.drafted[k]) * acceptance.coverage_at(one.running))
     asked = _asked(kind, width, max(round(one.running), 1), context)
     return replace(asked, line=line, values={"step_ms": 1e3 * one.each_s}, given=True)
 

@@ -45,6 +45,8 @@ _WHOLLY: Final = 0.85
 """A share of a stretch's steps with drafts: with less drafting was switched within. First tokens come from no such step."""
 _ROUNDED: Final = 0.011
 """What rounding adds to an average of tokens a draft."""
+_FAIR: Final = 0.3
+"""A share of the steps that the largest source counts, below which another, however exact, says less of them."""
 _NEAR: Final = 9
 """Stretches that say what was served at a load."""
 
@@ -72,6 +74,8 @@ class Server:
     intervals: tuple[Interval, ...]
     plain: tuple[Interval, ...]
     """Stretches in which nothing was drafted though something ran."""
+    in_order: tuple[Interval, ...]
+    """The stretches of both, as they were written."""
     baseline: tuple[Interval, ...]
     """The same of another server beside it, which does not draft: times of steps, and no load of this one's."""
     points: tuple[Point, ...]
@@ -115,7 +119,7 @@ class Server:
         found = self.coverage
         if (most := self.drafts_to) is not None:
             on = [one for one in self._stretches if one.running <= most]
-            inside = [one for one in on if one.running < most - _beside(most)] or on
+            inside = [one for one in on if one.running < most - beside(most)] or on
             if steps := sum(one.request_steps for one in inside):
                 found = sum(one.drafts.drafts for one in inside if one.drafts is not None) / steps
         return 1.0 if found is None or found > _ALWAYS else found
@@ -228,6 +232,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = (), name
         coverage=None if steps is None else steps.coverage, steps_by="" if steps is None else steps.source,
         told_apart=max((one.told_apart for one in drafting), key=len, default=()),
         intervals=tuple(i for i in own if not i.plain or not gamma), plain=tuple(i for i in own if i.plain),
+        in_order=tuple(own),
         baseline=tuple(i for i in _stretches(beside) if i.plain),
         points=points,
         steps=tuple(s for one in observations for s in one.steps),
@@ -258,12 +263,12 @@ def _is_mixed(one: Interval, server: Server) -> bool:
         return False
     if server.may_be_silent or server.proposing < 1:
         most = server.drafts_to
-        return most is not None and abs(one.running - most) <= _beside(most)
+        return most is not None and abs(one.running - most) <= beside(most)
     changed = server.shortener == "engine" and length_of(one.drafts, server.gamma) is None
     return changed or one.drafting < _WHOLLY
 
 
-def _beside(most: float) -> float:
+def beside(most: float) -> float:
     """So near a load at which drafting is switched some of a stretch may lie on the other side."""
     return max(1.0, _BESIDE * most)
 
@@ -372,6 +377,8 @@ def _lengths_known(source: str, drafts: Drafts, observations: Sequence[Observati
 def _steps(observations: Sequence[Observation]) -> Observation | None:
     """The observation that knows best how many steps requests took: counted by the engine before worked out."""
     known = [one for one in observations if one.request_steps]
+    enough = _FAIR * max((one.request_steps or 0.0 for one in known), default=0.0)
+    known = [one for one in known if (one.request_steps or 0.0) >= enough]
     exact = [one for one in known if one.engine_steps]
     most = exact or [one for one in known if one.requests] or known
     best = max(most, key=lambda one: one.request_steps or 0, default=None)

@@ -86,7 +86,7 @@ class Seen:
         drafted = self.acceptance.drafted
         share = float(drafted[k]) / drafted[-1]
         seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(drafted) - 1))
-        size, (near, apart) = running * (1 + self.acceptance.coverage * float(drafted[k])), _OFF_BETWEEN
+        size, (near, apart) = running * (1 + self.acceptance.coverage_at(running) * float(drafted[k])), _OFF_BETWEEN
         seconds = seconds + self._beyond(size)
         gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
         between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
@@ -108,7 +108,7 @@ class Seen:
         return np.asarray(np.maximum(turned / self.turns - slopes, 0.0) * np.maximum(size - self.turns, 0.0), np.float64)
 
     def _fitted(self, k: int, running: float) -> Floats:
-        drafted, coverage = self.acceptance.drafted, self.acceptance.coverage
+        drafted, coverage = self.acceptance.drafted, self.acceptance.coverage_at(running)
         prompts = self.prompts * running * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
         row = _seen_row(running, float(drafted[k]), prompts, coverage, self.hinges, float(drafted[-1]), self.block)
         return np.asarray(np.maximum(self.fits @ row, 1e-9), np.float64)
@@ -207,14 +207,15 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         return None
     timed = _timed(server)
     with_drafts, without = map(_fewer, timed)
-    coverage = acceptance.coverage
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
     drafted, longest = acceptance.drafted, float(acceptance.drafted[-1])
     passes = [(r, float(drafted[k]), prompts) for r, _, k, prompts in (*with_drafts, *without)]
     loads = [max(r, 1e-3) for r, *_ in passes]
-    sizes = [max(r * (1 + coverage * m), 1e-3) for r, m, _ in passes]
+    shares = [acceptance.coverage_at(r) for r, *_ in passes]
+    sizes = [max(r * (1 + share * m), 1e-3) for (r, m, _), share in zip(passes, shares, strict=True)]
     hinges = _hinges(np.array(sizes))
-    design = np.array([_seen_row(r, m, prompts, coverage, hinges, longest, block) for r, m, prompts in passes])
+    rows = (_seen_row(*one, share, hinges, longest, block) for one, share in zip(passes, shares, strict=True))
+    design = np.array(list(rows))
     took_s = np.array([t for _, t, *_ in (*with_drafts, *without)])
     rng = np.random.default_rng([seed, 24])
     fits = np.empty((DRAWS // 4, design.shape[1]))
