@@ -7,6 +7,7 @@ takes. A profile of the machine, moved to the log's steps as `harness hardware f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,10 +59,17 @@ _UNLIKE: Final = 4.0
 """Standard deviations of what is believed of a profile's parts beyond which the machine is another."""
 _CHUNK: Final = (2048, 4096)
 """Tokens of passes between which a prompt's token is timed."""
+_FALLS: Final = 1.1
+"""Times as long, with fewer running, that steps are whose load does not decide them."""
 _LEFT: Final = 0.3
 """What is left of a step at least, without its prompts."""
 _PROMPT_OFF: Final = 0.3
 """What the time of prompts is off by."""
+_OFF_FORM: Final = 0.08
+"""What a moved profile is off by between no draft and the longest that was served, as a share of the logarithm of the one
+over the other."""
+_OFF_BEYOND: Final = 0.05
+"""What it is off by at loads that did not run, for each doubling and half, of steps without drafts over those with."""
 BINS: Final = 6
 _OF_MEDIANS: Final = 1.2533
 """How many times as wide as a mean a median scatters."""
@@ -247,14 +255,14 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     from simulator.hardware.graphs import CAPTURED
 
     base = Base.of(profile, CAPTURED)
-    prompt_s = _prompt_token_s(profile)
-    bins = [one._replace(each_s=max(one.each_s - prompt_s * one.prompts, _LEFT * one.each_s)) for one in bins]
+    as_written = bins
+    bins, prompt_s = _without_prompts(bins, profile)
     points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     loops = simulated(points, [base])  # what the profile does not know is told as it is
     try:
         [found] = calibrate(points, [base], loops)
     except InputError:
-        raise _unlike(profile, bins) from None
+        raise _unlike(profile, as_written) from None
     rng = np.random.default_rng([seed, 25])
     logs = (
         found.log_factors
@@ -262,19 +270,46 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
         @ np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
     )
     if np.abs(found.log_factors / [found.prior(name) for name in found.names]).max() > _UNLIKE:
-        raise _unlike(profile, bins)
+        raise _unlike(profile, as_written)
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
     prompting = prompts_for_each(server) * prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
     parts = {name: base.parts[name] for name in base.linear}
+    form = rng.standard_normal((2, DRAWS))
+    ran = (bins[0].running, bins[-1].running)
+
+    @cache
+    def fitted(k: int, users: int) -> Floats:
+        each = {name: _step_s(part, kind, k, users, context, acceptance) for name, part in parts.items()}
+        return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
     @cache
     def of(k: int, running: float) -> Floats:
-        users = max(round(running), 1)
-        each = {name: _step_s(part, kind, k, users, context, acceptance) for name, part in parts.items()}
+        users, share = max(round(running), 1), float(acceptance.drafted[k] / acceptance.drafted[-1])
+        # At one K, and at the loads that ran, a log does not tell what drafts take from what a pass takes.
+        between = (
+            _OFF_FORM
+            * 4
+            * share
+            * (1 - share)
+            * np.abs(np.log(fitted(len(acceptance.drafted) - 1, users) / fitted(0, users)))
+        )
+        apart = sum(max(float(np.log2(ratio)), 0.0) for ratio in (max(running, 0.1) / ran[1], ran[0] / max(running, 0.1)))
+        off = np.exp(between * form[0] + _OFF_BEYOND * (1 - share) * apart * form[1])
         answered = running * float(np.median(acceptance.tokens_at(k, running)))
-        return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()) + prompting * answered, np.float64)
+        return np.asarray(fitted(k, users) * off + prompting * answered, np.float64)
 
     return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+
+
+def _without_prompts(bins: Sequence[StepBin], profile: Profile) -> tuple[list[StepBin], float]:
+    """(step times without the prompts in them, seconds of a prompt's token), or times as they are and 0 where what is left
+    would be next to nothing, or fall while more runs: prompts that were cached count as prompts in some versions' lines."""
+    each_s = _prompt_token_s(profile)
+    left = [one._replace(each_s=one.each_s - each_s * one.prompts) for one in bins]
+    little = any(one.each_s < _LEFT * whole.each_s for one, whole in zip(left, bins, strict=True))
+    falls = any(b.each_s < a.each_s / _FALLS for a, b in itertools.pairwise(left))
+    rises = all(b.each_s >= a.each_s / _FALLS for a, b in itertools.pairwise(bins))
+    return (list(bins), 0.0) if little or (falls and rises) else (left, each_s)
 
 
 def _prompt_token_s(profile: Profile) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from simulator.drafter_kinds import KINDS
+from simulator.errors import InputError
 from simulator.records import Drafting
 
 MOST_POSITIONS: Final = 64
@@ -116,6 +117,10 @@ def of_rounds(accepted: Sequence[int], drafted: Sequence[int], gamma: int) -> Dr
     return Drafts(
         drafts=len(some), drafted=sum(d for _, d in some), accepted=sum(a for a, _ in some), accepted_at=at
     )  # fmt: skip
+
+
+class NothingServed(InputError):
+    """Files in which nothing was generated: they say nothing, and contradict nothing that stands beside them."""
 
 
 def check_gamma(gamma: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
+from harness.served.observed import NOTHING, Drafts, Interval, NothingServed, Observation, Settings
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -39,7 +39,7 @@ def _observation(text: Text, metrics: Mapping[str, Any]) -> Observation:
 
     generated = total("vllm:generation_tokens")
     if not generated:
-        raise InputError(f"{text.name}: nothing was generated while it was written")
+        raise NothingServed(f"{text.name}: nothing was generated while it was written")
     at: dict[int, float] = {}
     for one in _series(metrics, f"{_SPEC}accepted_tokens_per_pos"):
         position = int((one.get("labels") or {}).get("position", -1))

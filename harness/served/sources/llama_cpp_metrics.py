@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from harness.served.observed import NOTHING, Drafts, Observation, Settings
+from harness.served.observed import NOTHING, Drafts, NothingServed, Observation, Settings
 from harness.served.sources.prometheus import Counts, Scrape, begins, in_all, remarks, windows
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -41,7 +41,7 @@ class LlamaCppMetrics:
         [window] = found
         grown = window.grown
         if not grown.get("generated"):
-            raise InputError(f"{texts[0].name}: nothing was generated {_when(window.since_start)}")
+            raise NothingServed(f"{texts[0].name}: nothing was generated {_when(window.since_start)}")
         notes = ["a draft is a step in which something was proposed; requests are not counted"]
         notes += remarks(found)
         drafts = _drafts(texts[0], grown)

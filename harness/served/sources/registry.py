@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from harness.served.observed import Observation
+from harness.served.observed import NothingServed, Observation
 from harness.served.sources.aiperf import Aiperf
 from harness.served.sources.aiperf_server import AiperfServer
 from harness.served.sources.contract import Source
@@ -80,7 +80,7 @@ def read_files(
         else:
             notes.append(f"{text.name}: holds what {like.name} does, and counts once")
     for text, named in unknown:
-        if named:
+        if named and not (by_source and _is_summary(text)):
             raise InputError(_reason(text) or f"{text.name}: is {_NONE}: {_known()}")
         notes.append(f"{text.name}: is {_NONE}, and left out")
     if not by_source:
@@ -95,7 +95,20 @@ def read_files(
         if len(texts) > 1 and not SOURCES[i].counts and not isinstance(SOURCES[i], _SCRAPES):
             by_source[i], again = _once(texts)
             notes += again
-    return [one for i in sorted(by_source) for one in _read(SOURCES[i], by_source[i])], notes
+    found, silent = list[Observation](), list[NothingServed]()
+    for i in sorted(by_source):
+        try:
+            found += _read(SOURCES[i], by_source[i])
+        except NothingServed as error:
+            silent.append(error)
+    if silent and not any(one.drafts is not None or one.length is not None or one.request_steps for one in found):
+        raise silent[0]
+    return found, [*notes, *(f"{error}, and is left out" for error in silent)]
+
+
+def _is_summary(text: Text) -> bool:
+    """Whether a benchmark wrote it beside what is read."""
+    return any(re.match(begins, text.text) for begins in _SUMMARIES)
 
 
 def _reason(text: Text) -> str:

@@ -11,7 +11,17 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from harness.served.observed import LEFT_OUT, MOST_POSITIONS, NOTHING, Drafts, Interval, Observation, Settings, pooled
+from harness.served.observed import (
+    LEFT_OUT,
+    MOST_POSITIONS,
+    NOTHING,
+    Drafts,
+    Interval,
+    NothingServed,
+    Observation,
+    Settings,
+    pooled,
+)
 from harness.served.sources.log_parts import Part, joined, servers, stamp
 from harness.served.text import Text
 from simulator.errors import InputError
@@ -61,7 +71,7 @@ class SglangLog:
             _read(own) for own in logs if len(logs) == 1 or any("Decode batch" in line for p in own for line in p.lines)
         ]
         if not found:
-            raise InputError(f"{texts[0].name}: nothing was generated in what it holds")
+            raise NothingServed(f"{texts[0].name}: nothing was generated in what it holds")
         return [replace(found[0], notes=(*found[0].notes, *notes)), *found[1:]]
 
 
@@ -88,7 +98,7 @@ def _read(parts: Sequence[Part]) -> Observation:
             told.append(line)
             rates += [(tokens, float(share[1])) for share in [_SHARE.search(line)] if share and length]
     if not intervals:
-        raise InputError(f"{files[0]}: nothing was generated in what it holds")
+        raise NothingServed(f"{files[0]}: nothing was generated in what it holds")
     intervals = _at_work(intervals, told, files[0], every)
     drafts = pooled([one.drafts for one in intervals if one.drafts is not None])
     gamma = settings.gamma

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.served.observed import NOTHING, Drafts, Interval, Observation, Settings
+from harness.served.observed import NOTHING, Drafts, Interval, NothingServed, Observation, Settings
 from harness.served.sources.prometheus import (
     Counts,
     Scrape,
@@ -85,7 +85,7 @@ class VllmMetrics:
         counters = in_all(scrapes, _counts)
         found = windows(scrapes, counters, clock)
         if all(not window.grown.get(clock) for window in found):
-            raise InputError(
+            raise NothingServed(
                 f"{found[0].scrapes[0].text.name}: nothing was generated "
                 + ("since the server began" if found[0].since_start else "between the scrapes")
             )

@@ -23,6 +23,7 @@ SPEC = "vllm:spec_decode_num_"
 
 def served(folder: Path, **files: str) -> Server:
     """What files of these texts, by name, say."""
+    folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text)
     return read_server([folder / name for name in files], Watcher(lambda text: None, lambda stage, done, total: None))
@@ -405,3 +406,21 @@ def test_an_engine_is_the_one_that_was_measured(tmp_path: Path) -> None:
     silent = {name: value for name, value in bench(backend="sglang").items() if not name.startswith("spec_")}
     found = served(tmp_path, a=json.dumps(silent), b=sglang(100_000, 1_000, 40_000, 2.475))
     assert {one.settings.engine for one in found.observations} == {"SGLang"}
+
+
+def test_how_often_drafts_are_made_is_told_by_who_saw_enough(tmp_path: Path) -> None:
+    """A scrape of one question, with three drafts, beside a log of thousands: it counts steps exactly, and few."""
+    log = vllm_log(Truth(), [4] * 20)
+    scrape = vllm_metrics(3, [2, 1, 1], 57, 1, model="Org/Model-8B")
+    alone, both = served(tmp_path, log=log), served(tmp_path, log=log, scrape=scrape)
+    assert (both.coverage, both.tokens_per_step) == (alone.coverage, alone.tokens_per_step)
+
+
+def test_what_says_nothing_is_left_out_beside_what_does(tmp_path: Path) -> None:
+    """An idle scrape, and a benchmark's summary that a shell's star named too; alone they are refused."""
+    log, idle = vllm_log(Truth(), [4] * 20), vllm_metrics(0, (), 0, 0, model="Org/Model-8B")
+    found = served(tmp_path, log=log, idle=idle, summary="Metric,avg,min,max,p99\n")
+    assert found.gamma == 3
+    assert [note for note in found.notes if "left out" in note and ("idle" in note or "summary" in note)]
+    with pytest.raises(InputError, match="nothing was generated"):
+        served(tmp_path / "alone", idle=idle)

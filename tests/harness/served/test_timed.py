@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import pytest
 
 from harness.served.acceptance import Acceptance, acceptance_of, interval
 from harness.served.advice import advise
-from harness.served.costs import believed, profiled
+from harness.served.by_load import Trend, shifted, trend_of
+from harness.served.costs import StepBin, _without_prompts, believed, profiled
+from harness.served.observed import Drafts, Interval
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
 from simulator.hardware.catalogue import find_profile
 from tests.harness.served.test_advice import advised
-from tests.harness.served.writing import Clients, Truth, clients_log, vllm_log, walked_log
+from tests.harness.served.writing import Clients, Truth, _stretch, clients_log, vllm_log, walked_log
 
 EAGLE = (0.72, 0.53, 0.38)
 LINE = Truth(EAGLE, base_s=0.008, token_s=5e-5, draft_s=6e-4)
@@ -245,3 +248,64 @@ def test_prompts_in_the_steps_leave_less_to_choose(tmp_path: Path) -> None:
         truth = sum(loads[1].values()) / sum(loads[5].values()) - 1
         assert abs(one.value - truth) < abs(other.value - truth)
         assert one.high - one.low < 1.1 * (other.high - other.low)
+
+
+def stretch(running: float, drafts: float, accepted: float, steps: float) -> Interval:
+    """Ten seconds, with drafts of one token."""
+    told = Drafts(drafts=drafts, drafted=drafts, accepted=accepted, accepted_at=(accepted,)) if drafts else None
+    rate = (steps + accepted) / 10
+    return Interval(seconds=10, running=running, steady=True, generated_tok_s=rate, drafts=told, plain=not drafts)
+
+
+def trends(share: Callable[[int, float], float], visits: int, seed: int) -> Trend | None:
+    """Of phases of five minutes at 2 and 16 running; a request is as easy as all of its phase, where few run more apart."""
+    rng, made = np.random.default_rng(seed), list[Interval]()
+    for visit in range(visits):
+        running = (2, 16)[visit % 2]
+        own = share(running, float(rng.standard_normal() / np.sqrt(running)))
+        made += [stretch(running, 400 * running, rng.binomial(400 * running, own), 400 * running) for _ in range(30)]
+    whole = sum(one.drafts.accepted for one in made if one.drafts) / sum(one.drafts.drafts for one in made if one.drafts)
+    return trend_of(made, np.array([whole]), 100, rng)
+
+
+def test_a_trend_is_no_chance_of_which_requests_ran() -> None:
+    """Stretches one after another hold the same requests: of 60 servers without one none shows a trend, of those with
+    one nearly all do once each load was seen six times."""
+    none = [trends(lambda n, off: 0.6 + 0.1 * off, 6, seed) for seed in range(60)]
+    assert sum(one is not None for one in none) <= 1
+    some = [trends(lambda n, off: (0.8 if n == 2 else 0.4) + 0.05 * off, 12, seed) for seed in range(20)]
+    found = [one for one in some if one is not None]
+    assert len(found) >= 18
+    for one in found:
+        low, high = (float(shifted(np.array([[0.444]]), one.shift(n))[0, 0]) for n in (2, 16))
+        assert (low, high) == (pytest.approx(0.8, abs=0.1), pytest.approx(0.4, abs=0.05))
+
+
+def test_a_look_up_that_finds_more_when_busy_has_its_own_share_at_each_load(tmp_path: Path) -> None:
+    """In 15 % of steps at 4 running, in 60 % at 32: one share for both promised four times as much at 4."""
+    rng, lines = np.random.default_rng(0), vllm_log(FLAT, [4], method="ngram").splitlines()[:2]
+    at = datetime(2026, 11, 27, 2, 0, 0)
+    for i in range(120):
+        running = 4 if (i // 15) % 2 == 0 else 32
+        slots = 300 * running
+        drafts = int(rng.binomial(slots, 0.15 if running == 4 else 0.6))
+        counts = [int(drafts * share) for share in EAGLE]
+        lines += _stretch(at + timedelta(seconds=10 * i), running, slots, drafts, 3 * drafts, counts, 3)
+    (tmp_path / "a").write_text("\n".join(lines) + "\n")
+    acceptance = acceptance_of(together(*read_files([tmp_path / "a"])))
+    for running, share in ((4, 0.15), (32, 0.6)):
+        assert acceptance.coverage_at(running) == pytest.approx(share, abs=0.02)
+        assert np.median(acceptance.tokens_at(3, running)) == pytest.approx(1 + share * sum(EAGLE), rel=0.03)
+
+
+def test_prompts_that_were_cached_are_no_time_of_a_profile() -> None:
+    """Some versions count them in their lines: taken off, steps would be next to nothing, or fall while more runs."""
+    profile = find_profile("h100/qwen3-8b")
+
+    def bins(prompts: float) -> list[StepBin]:
+        return [StepBin(n, 0.010 + 2e-4 * n, 9, 0.5, prompts * n, 0.01) for n in (8.0, 32.0)]
+
+    left, each_s = _without_prompts(bins(5), profile)
+    assert each_s > 0
+    assert left[0].each_s == pytest.approx(0.0116 - 40 * each_s)
+    assert _without_prompts(bins(400), profile) == (bins(400), 0.0)
