@@ -259,7 +259,8 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             ids, block_tokens = hashes_of(row)
             facts = form.facts(row)
             found.from_a_cache.append(form.cached(row))
-            lines.append(Line(form.identity(row), *one, says_when=facts.starts or facts.took is not None))
+            says_when = facts.starts or facts.took is not None
+            lines.append(Line(form.identity(row), *one, says_when, facts.finished))
         except (KeyError, TypeError, ValueError) as error:
             what = f"misses {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{file}, line {line}: {what}") from None

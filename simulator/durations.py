@@ -24,18 +24,20 @@ _CORE: Final = re.compile(
 )
 """What a duration of a whole request is called, in small letters with `_` between words and without its unit."""
 _WORDS: Final = re.compile(
-    r"(?:x|total|overall|full|request|req|response|resp|http|e2e|end_to_end|api|llm|model|target|gateway|proxy|server|client"
+    r"(?:x|total|overall|full|request|req|response|resp|http|e2e|end_to_end|api|llm|model|target|server|client"
     r"|call|query|completion|upstream|generation|inference)_"
 )
 """What may stand before that."""
 _BARE_NOT: Final = frozenset({"request_time", "runtime"})
 """Such names that, without a unit, may be something else."""
 _PART: Final = re.compile(
-    r"first|ttft|tpot|itl|inter|queue|wait|prefill|prompt|decode|connect|per_|avg|mean|p\d\d|budget|limit|timeout"
+    r"gateway|proxy|overhead|first|ttft|tpot|itl|inter|queue|wait|prefill|prompt|decode|connect|per_|avg|mean|p\d\d|budget|limit|timeout"
 )
 """Words of times that are a part of a request's, or of none."""
 _LIKE: Final = re.compile(r"latenc|duration|elapsed|took|delay|dauer|time|_(?:ns|us|ms|s|secs?|seconds)$")
 """Words of names that may be a duration's."""
+_ALIKE: Final = 1.5
+"""Times as long as another that a duration without a unit is at least, where it cannot be left aside."""
 _LONGEST_S: Final = 86_400.0
 """No request takes a day."""
 
@@ -50,8 +52,13 @@ class Took(NamedTuple):
 def took(row: Row) -> Took | None:
     """The longest that a line says its request took; None where it does not say. Raises ValueError where it has no unit."""
     found = [one for name in row if (one := _said(row, str(name))) is not None]
-    if not found:
-        found = [one for name in row if (one := _without_a_unit(row, str(name))) is not None]
+    for name in row:
+        try:
+            found += [one for one in [_without_a_unit(row, str(name))] if one is not None]
+        except ValueError:  # a number that may be the longest, whatever its unit, has to say it
+            longest_s = max((one.seconds for one in found), default=0.0)
+            if not found or _least_s(row[name]) > _ALIKE * longest_s:
+                raise
     if not found:
         return None
     longest = max(found, key=lambda one: one.seconds)
@@ -61,6 +68,22 @@ def took(row: Row) -> Took | None:
             "start_time"
         )
     return longest
+
+
+def says_one(row: Row) -> bool:
+    """Whether a line says how long its request took, in any unit or none."""
+    try:
+        return took(row) is not None
+    except ValueError:
+        return True
+
+
+def _least_s(value: object) -> float:
+    """Seconds of a number of which nobody says the unit, in milliseconds; 0 of what is none."""
+    try:
+        return float(value) * 1e-3  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def alike(row: Row, but: Set[str]) -> tuple[str, ...]:
@@ -93,6 +116,8 @@ def _without_a_unit(row: Row, field: str) -> Took | None:
     value = row[field]
     if not _is_bare(field) or not isinstance(value, int | float | str) or isinstance(value, bool) or is_blank(value):
         return None
+    if "upstream_service_time" in row and field == "duration":  # Envoy's, both in ms
+        return Took(field, number(row, field) * 1e-3)
     if "eval_count" in row and field == "total_duration":
         return Took(field, number(row, field) * 1e-9)
     if "tokens_prompt" in row and "native_tokens_prompt" in row:

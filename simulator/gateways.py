@@ -26,6 +26,7 @@ _IN_MS: Final = frozenset({"timestamp_ms", "ts_ms"})
 _STARTS: Final = (
     "startTime", "start_time", "started_at", "StartUTC", "startTimeUnixNano", "arrival_s", "arrival_time",
     "startTimestamp", "start_ts", "request_timestamp", "request_created_at", "request_start_time", "request_received_at",
+    "request_creation_time",
 )  # fmt: skip
 """Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's, OpenTelemetry's, and
 Helicone's."""
@@ -34,6 +35,8 @@ _ENDS: Final = (
     "response_created_at",
 )  # fmt: skip
 """Fields that say when a request ended: a time beside one may be when it came."""
+_MADE: Final = frozenset({"created_at", "created"})
+_OF_ANSWERS: Final = frozenset({"chat.completion", "text_completion", "chat.completion.chunk", "response"})
 _PATHS: Final = ("path", "x-envoy-origin-path", "request_uri", "uri", "url", "route", "request", "call_type")
 _STATUSES: Final = ("status", "response_code", "status_code", "response_status", "response_status_code")
 _MODELS: Final = ("model", "model_name", "genai_model_name", "gen_ai.request.model", "request_model")
@@ -99,6 +102,8 @@ class Facts(NamedTuple):
     """Whether its time says a zone; None for numbers."""
     alike: tuple[str, ...] = ()
     """Fields that may be a duration, where none is known to be one."""
+    finished: bool = False
+    """Whether it says that its request has ended."""
 
 
 def spelled(row: Row) -> Row:
@@ -176,10 +181,18 @@ def _when(row: Row) -> _When:
     stamp = _stamp(row)
     at, took = _stamped(row, stamp), durations.took(row)
     if took is None:
-        return _When(stamp, at, None, starts=False)
-    if _is_arrival(row, stamp, at, took.seconds):
+        return _When(stamp, at, None, starts=_is_of_an_answer(row, stamp))
+    end = _first(row, _ENDS)
+    if stamp in _MADE and end is not None and is_dated(row[end]) and at > time_s(row[end]):  # put down once it had ended
+        return _When(end, time_s(row[end]) - took.seconds, took.field, starts=False)
+    if _is_of_an_answer(row, stamp) or _is_arrival(row, stamp, at, took.seconds):
         return _When(stamp, at, None, starts=True)
     return _When(stamp, at - took.seconds, took.field, starts=False)
+
+
+def _is_of_an_answer(row: Row, stamp: str) -> bool:
+    """Whether a time is an answer's own, as OpenAI's API gives it: when that was begun."""
+    return stamp == "created" and any(str(one.get("object", "")) in _OF_ANSWERS for one in bodies(row))
 
 
 def _is_arrival(row: Row, stamp: str, at: float, took_s: float) -> bool:
@@ -188,7 +201,7 @@ def _is_arrival(row: Row, stamp: str, at: float, took_s: float) -> bool:
     end = _first(row, _ENDS)
     if end is None or not is_dated(row[end]):
         return False
-    return stamp in ("created_at", "created") or abs(at + took_s - time_s(row[end])) < abs(at - time_s(row[end]))
+    return stamp in _MADE or abs(at + took_s - time_s(row[end])) < abs(at - time_s(row[end]))
 
 
 def _stamped(row: Row, stamp: str) -> float:
@@ -264,7 +277,9 @@ def facts(row: Row) -> Facts:
     model = next((str(one[name]) for one in held for name in _MODELS if one.get(name)), "")
     when = _when(row)
     alike = () if when.took or when.starts else durations.alike(row, _NAMES)
-    return Facts(when.field, when.took, _path(row), model, when.starts, has_zone(row[when.field]), alike)
+    status = str(row.get(_first(row, _STATUSES) or "", "")).casefold()
+    ended = when.took is not None or durations.says_one(row) or status not in _ANSWERED
+    return Facts(when.field, when.took, _path(row), model, when.starts, has_zone(row[when.field]), alike, ended)
 
 
 def place(row: Row, path: str | None = None, status: object = None) -> str:

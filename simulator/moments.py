@@ -28,7 +28,9 @@ _ZONES: Final = {
     "PDT": -7,
 }  # fmt: skip
 """Hours of zones that have one meaning each; CST, IST and BST have several."""
-_ZONE: Final = re.compile(r"(?:[+-]\d\d:?\d\d(?!\d)|[zZ]|UTC|GMT)(?=[\s\[(]|$)|\s(?!AM$|PM$)[A-Z]{3,5}$|\[[A-Za-z]+/\w+\]$")
+_ZONE: Final = re.compile(
+    r"(?:[+-]\d\d(?::?\d\d)?(?!\d)|[zZ]|UTC|GMT)(?=[\s\[(\]]|$)|\s(?!AM$|PM$)[A-Z]{3,5}$|\[[A-Za-z]+/\w+\]$"
+)
 _BEHIND: Final = re.compile(r"\s+m=[+-][\d.]+$|\s*(?:\[[A-Za-z][\w/+-]*\]|\([^()]*\))$")
 """What stands behind a time and says nothing more: Go's clock, Java's name of a zone, JavaScript's."""
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -91,7 +93,10 @@ def _moment(text: str) -> datetime | None:
         moment = datetime.fromisoformat(leap)
     except ValueError:
         return _in_words(text)
-    return moment if leap == plain else moment + timedelta(seconds=1)
+    try:
+        return moment if leap == plain else moment + timedelta(seconds=1)
+    except OverflowError:
+        return None
 
 
 def _in_words(text: str) -> datetime | None:

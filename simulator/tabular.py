@@ -45,7 +45,11 @@ _DEEPEST = 3
 """Collectors that keep each other's lines."""
 _LISTS: Final = ("data", "events", "logs", "entries", "records", "rows", "items")
 """Under which APIs answer with many rows at once."""
-_OF_ONE: Final = frozenset({"usage", "model", "time", "timestamp", "ts", "messages", "starttime", "createdat", "requests"})
+_OF_ONE: Final = frozenset({
+    "usage", "model", "time", "timestamp", "ts", "messages", "starttime", "createdat", "requests", "starttimeunixnano",
+    "timeunixnano", "startedat", "arrivals", "arrivaltime", "t", "created", "msec", "timelocal", "timeiso8601", "datetime",
+    "traceid", "spanid", "prompttokens", "inputtokens",
+})  # fmt: skip
 """Fields, as `folded` has them, of objects that are a row themselves, whatever list they hold."""
 _NO_TEXT = 0.05
 """Share of a file's beginning that is no UTF-8 from which on it is no text with a foreign letter in it."""
@@ -254,8 +258,9 @@ def _inner(row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(result, dict) and "_raw" in result:  # Splunk's
         row = {**row, **result}
     for _ in range(_DEEPEST):
-        found = next((one for name in _INNER if (one := _object(row.get(name))) is not None), None)
-        if found is None or found.items() <= row.items():
+        objects = (_object(row.get(name)) for name in _INNER)
+        found = next((one for one in objects if one is not None and not one.items() <= row.items()), None)
+        if found is None:
             break
         row = {**row, **found}
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ USED = {"prompt_tokens": 5, "completion_tokens": 3}
 ROUTE = {"path": "/v1/chat/completions", "status": 200}
 
 
-def at(second: int, **more: Any) -> dict[str, Any]:
+def at(second: float, **more: Any) -> dict[str, Any]:
     """A line of a request of 5 and 3 tokens that came at 09:00 and so many seconds."""
-    return {"time": f"2026-11-03T09:00:{second:02}Z", **ROUTE, "usage": USED, **more}
+    time = datetime(2026, 11, 3, 9) + timedelta(seconds=second)
+    return {"time": f"{time.isoformat()}Z", **ROUTE, "usage": USED, **more}
 
 
 def lines(*rows: dict[str, Any]) -> str:

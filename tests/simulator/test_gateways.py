@@ -15,6 +15,7 @@ import pytest
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
+from simulator.moments import has_zone
 from tests.simulator.logs import ROUTE, USED, at, lines, requests_of
 
 
@@ -417,3 +418,49 @@ def test_blocks_of_two_sessions_are_not_shared_where_hashes_are_of_a_session(rea
     blocks = read(lines(*rows)).blocks
     assert blocks is not None
     assert (len(blocks.ids), blocks.distinct) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("row", "came"),
+    [
+        ({"gateway_latency_ms": 12, "response_time": "50s"}, 50.0),  # its own work is no request's time
+        ({"upstream_service_time": 40, "duration": 50_000}, 50.0),  # Envoy's, both in ms
+        ({"created_at": "2025-11-30T10:00:02Z", "completed_at": "2025-11-30T10:00:00Z", "duration_ms": 5000}, 7.0),
+    ],
+    ids=["a gateway's own time", "Envoy's", "put down later"],
+)
+def test_how_long_before_its_line_a_request_came(row: dict[str, object], came: float, tmp_path: Path) -> None:
+    """Seconds before its time."""
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+    stamp = {} if "created_at" in row else {"time": "2025-11-30T10:00:02Z"}
+    later = {"time": "2025-11-30T10:01:42Z", **usage, "duration_ms": 0}
+    [at_s, last_s] = requests_of(tmp_path, lines({**stamp, **usage, **row}, later)).arrival_s
+    assert last_s - at_s == pytest.approx(100 + came)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gateway_latency_ms": 12, "latency": 50_000}, {"proxy_latency_ms": 12, "total_time": 50}]
+)
+def test_a_gateways_own_time_is_no_requests(fields: dict[str, object], tmp_path: Path) -> None:
+    row = {"time": "2025-11-30T10:00:02Z", "usage": {"prompt_tokens": 9, "completion_tokens": 9}, **fields}
+    with pytest.raises(InputError, match="has no unit"):
+        requests_of(tmp_path, lines(row, row))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"startTimeUnixNano": 1764496800000000000, "events": [{"name": "x", "timeUnixNano": 1}]},
+        {"time_local": "30/Nov/2025:10:00:00 +0000", "data": [{"index": 0}]},
+        {"log": {"offset": 7, "file": "a"}, "message": '{"time": "2025-11-30T10:00:00Z"}'},
+    ],
+    ids=["a span's events", "a line's data", "Filebeat's fields"],
+)
+def test_what_a_line_holds_beside_is_no_line_itself(row: dict[str, object], tmp_path: Path) -> None:
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+    assert len(requests_of(tmp_path, lines({**row, **usage}, {**row, **usage})).arrival_s) == 2
+
+
+@pytest.mark.parametrize("written", ["2025-10-26 02:30:00+01", "[26/Oct/2025:02:30:00 +0100]", "2025-10-26T02:30:00Z"])
+def test_zones_are_seen_however_short(written: str) -> None:
+    assert has_zone(written)

@@ -77,3 +77,41 @@ def test_a_request_begins_when_its_own_line_says(tmp_path: Path) -> None:
 def test_answers_of_others_than_those_known_still_lack_their_tokens(tmp_path: Path) -> None:
     found = requests_of(tmp_path, lines(at(0, request_id=1), at(1, request_id=2, usage=None), at(2, request_id=3)))
     assert "1 of 3 answered requests do not say how many tokens they had" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("second", "apart", "more"),
+    [
+        (30, 60.0, {"duration_ms": 900}),  # tries that each ended
+        (30, 2.0, {"status": 500}),  # of which the first failed once its answer had begun
+        (10, 0.0, {}),  # two answers to one question, at once
+        (30, 600.0, {}),  # a session's questions, which begin alike
+    ],
+    ids=["tries", "a failure", "n = 2", "a session"],
+)
+def test_requests_of_one_id_that_are_no_growing_answer_all_count(
+    second: int, apart: float, more: dict[str, object], tmp_path: Path
+) -> None:
+    """They were taken for pieces of one: half of the load."""
+    rows = []
+    for i in range(6):
+        one, other = ({"prompt_tokens": 50, "completion_tokens": n} for n in (20, second))
+        rows += [at(1000 * i, request_id=i, usage=one, **more), at(1000 * i + apart, request_id=i, usage=other)]
+    found = requests_of(tmp_path, lines(*rows))
+    assert len(found.arrival_s) == 12
+
+
+def test_copies_are_left_out_though_other_ids_are_used_again(tmp_path: Path) -> None:
+    rows = [at(100 * i + 700 * k, request_id=f"r{i}") for i in range(3) for k in (0, 1)]
+    copy = at(50, request_id="x")
+    found = requests_of(tmp_path, lines(*rows, copy, copy))
+    assert len(found.arrival_s) == 7
+    assert "1 copies of others" in told(found)
+
+
+def test_a_silent_line_of_hours_ago_is_another_request(tmp_path: Path) -> None:
+    """A user's id: the requests do not come when he first asked, and those without tokens are missing."""
+    rows = [one for i in range(3) for one in (at(60 * i, id=i, usage=None), at(60 * i + 18_000, id=i))]
+    found = requests_of(tmp_path, lines(*rows))
+    assert found.arrival_s.tolist() == [0, 60, 120]
+    assert "3 of 6 answered requests do not say" in told(found)
