@@ -267,7 +267,8 @@ def _why(advice: Advice) -> list[str]:
             key=lambda one: one.gain.value,
             default=None,
         )
-        if best is not None and best.best != best.as_served and best.gain.value >= WORTH / 2:
+        told = best is not None and not advice.server.settings.adaptive  # that gains are over what was not served
+        if best is not None and told and best.best != best.as_served and best.gain.value >= WORTH / 2:
             worth = best.gain.value > WORTH
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "
@@ -280,6 +281,8 @@ def _why(advice: Advice) -> list[str]:
             else "at one request at a time, for no file says how many ran"
         )
         lines.append(f"expected: {_signed(advice.gain)} tokens a second {loads}")
+    if advice.server.settings.adaptive:
+        return lines
     if advice.off_above is not None:
         turn = advice.off_above
         where = f"above {turn.value:.0f} running" if turn.value else "at every load"
@@ -313,7 +316,8 @@ def _print_tokens(console: Console, advice: Advice) -> None:
         own, gain = found[k - 1], gains[k]
         accepted = f"{own.value:.0%} ({own.low:.0%} to {own.high:.0%})"
         rows.append([str(k), accepted, "as served" if k == size and gain.low == gain.high else _signed(gain)])
-    print_table(console, ["k", "position k accepted, of drafts", "tokens/s with k drafted, over those served"], rows, ())
+    over = f"over K = {advice.acceptance.gamma} verified whole" if advice.server.settings.adaptive else "over those served"
+    print_table(console, ["k", "position k accepted, of drafts", f"tokens/s with k drafted, {over}"], rows, ())
     say(console, f"intervals: {advice.acceptance.basis}")
 
 
@@ -349,7 +353,8 @@ def _print_loads(console: Console, advice: Advice) -> None:
         gain = "–" if one.best == one.as_served else _signed(one.gain)
         over = [] if one.over_none is None else [_signed(one.over_none)]
         rows.append([f"{one.running}{'' if one.served else ' *'}", best, gain, *over])
-    heads = ["running", "most tokens/s", "over what was served", *([f"K = {gamma} over none"] if advice.knows_off else [])]
+    base = f"over K = {gamma} whole" if advice.server.settings.adaptive else "over what was served"
+    heads = ["running", "most tokens/s", base, *([f"K = {gamma} over none"] if advice.knows_off else [])]
     print_table(console, heads, rows, ())
     if any(" ?" in row[1] for row in rows):
         say(console, "? not surely: the interval holds 0, or it is less than 1 %")

@@ -96,6 +96,8 @@ class Advice:
     """(first, last, k) by running requests, of `by_batch`."""
     gain: Estimate
     """Over what was served, in tokens a second of all requests over the loads that were served, each as often as it was."""
+    at_loads: tuple[tuple[int, Estimate], ...]
+    """(running requests, the same) at each load that was served, rising."""
     of_tokens: tuple[OfTokens, ...]
     """What each k that is an answer gives, k rising."""
     loads: tuple[AtLoad, ...]
@@ -150,16 +152,24 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         if beyond or (more.value > WORTH and more.low > -WORTH / 2):
             verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
     k = gamma if k is None else k
+    chosen = {r: own[r] if verdict == "keep" else k_at(rows, r) if verdict == "by_batch" else k for r in sorted(weights)}
     of_rows = expected_of_rows(rows, acceptance, costs, weights) if verdict == "by_batch" else None
-    off_above, pays_to = _turns(acceptance, costs, max(looked)) if costs.knows_off else (None, None)
+    turns = costs.knows_off and not server.settings.adaptive  # that server verified less than whole drafts
+    off_above, pays_to = _turns(acceptance, costs, max(looked)) if turns else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
-        gain=gain, of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
+        gain=gain,
+        at_loads=tuple((r, Estimate.of(_gain_of(speeds[r], c - least, own[r] - least))) for r, c in chosen.items()),
+        of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
         loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
         expected=of_rows or expected(server, acceptance, k, kept=verdict == "keep"),
         cannot=tuple(_cannot(server, acceptance, costs, kind)),
         next=_next(server, acceptance, costs),
     )  # fmt: skip
+
+
+def _gain_of(speeds: Floats, chosen: int, own: int) -> Floats:
+    return np.asarray(speeds[:, chosen] / speeds[:, own] - 1, np.float64)
 
 
 def ran_at(server: Server) -> list[int]:
@@ -266,6 +276,11 @@ def rows_told(table: Sequence[tuple[int, int, int]]) -> str:
 
 def _untold_lengths(server: Server, acceptance: Acceptance, kind: str) -> str:
     """Why nothing is sure of another K where drafts had fewer tokens, in words; empty where it may be."""
+    if server.settings.adaptive:
+        return (
+            "what another K, or none, would give: by its own policy the server verifies less than it drafts, and what is "
+            "told is of drafts that are verified whole"
+        )
     if "," in kind:
         return f"what another K would give: {kind} draft one after another, each as many tokens as it is set to"
     mean = server.drafts.drafted / max(server.drafts.drafts, 1)

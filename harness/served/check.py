@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ _CLOSE: Final = 0.05
 _STRETCHES: Final = 5
 """Stretches of a log at a load that tell anything."""
 _DRAWS: Final = 1000
+_PARTS: Final = ("value", "low", "high")
 _NEAR: Final = 1.25
 """Loads that are one."""
 
@@ -64,13 +65,17 @@ def check(advice: Advice, later: Server) -> Checked:
             unsure.append(f"the later files hold {counted(round(later.drafts.drafts), 'draft')}: too few to tell")
         else:
             length = _check_length(advice, later, bad, unsure, good)
-    gain = _gain(before, later)
+    gain, loads = _gain(before, later)
+    expected = _expected_at(advice, loads)
     if not bad:
-        _check_gain(advice, gain, bad, unsure, good)
+        _check_gain(advice, gain, expected, bad, unsure, good)
+        changed = [load for load in loads if k_at(advice.rows, load) != before.served_k(load)] if advice.rows else [*loads]
+        if gain is not None and not changed:
+            unsure.append("no load at which the table has another K than before ran long enough in both")
     held = False if bad else None if unsure else True
     return Checked(
         held=held, why=(*bad, *unsure, *good), length=length, expected_length=advice.expected.length, gain=gain,
-        expected_gain=advice.gain,
+        expected_gain=expected,
     )  # fmt: skip
 
 
@@ -140,12 +145,22 @@ def _reason(first: int) -> str:
     return "shares of longer drafts did not carry over so far: rounds begin elsewhere now"
 
 
-def _gain(before: Server, later: Server) -> Estimate | None:
-    """In tokens a second at the loads of before, as far as they ran in both, each by what it had of them; 95 % between
-    stretches."""
+def _expected_at(advice: Advice, loads: Mapping[int, float]) -> Estimate:
+    """The gain that was told at loads, each by its weight; over all that were served without any."""
+    if not loads or not advice.at_loads:
+        return advice.gain
+    near = [min(advice.at_loads, key=lambda one: abs(one[0] - load))[1] for load in loads]
+    weights = [*loads.values()]
+    value, low, high = (float(np.average([getattr(one, name) for one in near], weights=weights)) for name in _PARTS)
+    return Estimate(value, low, high)
+
+
+def _gain(before: Server, later: Server) -> tuple[Estimate | None, dict[int, float]]:
+    """(in tokens a second at the loads of before, as far as they ran in both, each by what it had of them, 95 % between
+    stretches; those weights by load)."""
     earlier, after = _timed(before), _timed(later)
     rng = np.random.default_rng(0)
-    ratios, weights = [], []
+    ratios, weights = [], dict[int, float]()
     for load in dict.fromkeys(round(one.running) for one in earlier):
         first, second = (
             [one.generated_tok_s / one.running for one in own if load / _NEAR <= one.running <= load * _NEAR]
@@ -154,8 +169,8 @@ def _gain(before: Server, later: Server) -> Estimate | None:
         if min(len(first), len(second)) >= _STRETCHES:
             means = [np.array(own)[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1) for own in (first, second)]
             ratios.append(means[1] / means[0])
-            weights.append(sum(one.generated_tok_s for one in earlier if round(one.running) == load))
-    return Estimate.of(np.average(ratios, axis=0, weights=weights) - 1) if ratios else None
+            weights[load] = sum(one.generated_tok_s for one in earlier if round(one.running) == load)
+    return (Estimate.of(np.average(ratios, axis=0, weights=[*weights.values()]) - 1) if ratios else None), weights
 
 
 def _timed(server: Server) -> Sequence[Interval]:
@@ -163,8 +178,9 @@ def _timed(server: Server) -> Sequence[Interval]:
     return [one for one in own if one.steady and one.generated_tok_s > 0 and one.step_s is None]
 
 
-def _check_gain(advice: Advice, gain: Estimate | None, bad: list[str], unsure: list[str], good: list[str]) -> None:
-    expected = advice.gain
+def _check_gain(
+    advice: Advice, gain: Estimate | None, expected: Estimate, bad: list[str], unsure: list[str], good: list[str]
+) -> None:
     if gain is None:
         if advice.verdict == "keep":
             good.append("no load ran long enough in both: tokens a second were not compared")

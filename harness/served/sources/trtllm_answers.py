@@ -18,7 +18,7 @@ class TrtllmAnswers:
 
     def recognises(self, text: Text) -> bool:
         """`speculative_decoding` of a choice."""
-        return any(True for one in answers_of(text) for _ in _choices(one))
+        return any(_choices(one) for one in answers_of(text))
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
         """All answers together."""
@@ -32,7 +32,7 @@ class TrtllmAnswers:
                 for choice in told:  # usage is of all choices together
                     output = (
                         usage.get("completion_tokens")
-                        if len(told) == 1
+                        if len(told) == 1 and usage.get("completion_tokens") is not None
                         else 1 + sum((k + 1) * n for k, n in enumerate(choice["acceptance_histogram"]))
                     )
                     whole = {**choice, "num_draft_tokens": choice.get("total_draft_tokens")}
@@ -49,20 +49,23 @@ class TrtllmAnswers:
         ]  # fmt: skip
 
 
-def _choices(one: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for choice in own if isinstance(own := one.get("choices"), list) else ():
+def _choices(one: Mapping[str, Any]) -> dict[Any, Mapping[str, Any]]:
+    """What an answer says of its choices' drafts, by the choice's index."""
+    found = dict[Any, Mapping[str, Any]]()
+    for place, choice in enumerate(own if isinstance(own := one.get("choices"), list) else ()):
         told = choice.get("speculative_decoding") if isinstance(choice, dict) else None
         if isinstance(told, dict) and isinstance(told.get("acceptance_histogram"), list):
-            yield told
+            found[choice.get("index", place)] = told
+    return found
 
 
 def _answers(text: Text) -> Iterator[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """(answer, what it says of each choice's drafts); events of a stream of one answer together."""
-    apart = dict[Any, tuple[dict[str, Any], list[Mapping[str, Any]]]]()
+    """(answer, what it says of each choice's drafts); events of a stream of one answer together, and copies once."""
+    apart = dict[Any, tuple[dict[str, Any], dict[Any, Mapping[str, Any]]]]()
     for number, one in enumerate(answers_of(text)):
         if "choices" not in one:
             continue
-        merged, told = apart.setdefault(one.get("id") or number, ({}, []))
+        merged, told = apart.setdefault(one.get("id") or number, ({}, {}))
         merged.update({name: one[name] for name in ("usage", "model") if one.get(name)})
-        told += _choices(one)
-    yield from apart.values()
+        told |= _choices(one)
+    yield from ((merged, list(told.values())) for merged, told in apart.values())

@@ -342,3 +342,12 @@ def test_sglangs_steps_outside_of_graphs_are_known_on_every_device(graph: str, t
     outside = [line.replace("graph: True", "graph: False") if "req: 40" in line else line for line in log.splitlines()]
     one = observed(tmp_path, "\n".join(outside))
     assert {stretch.running for stretch in one.intervals if stretch.step_s is not None} == {8}
+
+
+def test_a_trtllm_answer_that_is_there_again_counts_once(tmp_path: Path) -> None:
+    """In one file, as in two; several choices of one answer are several requests, with usage or without."""
+    answers = [TRTLLM_ANSWER | {"id": f"a{i}"} for i in range(3)]
+    once, twice = (observed(tmp_path, "".join(json.dumps(one) + "\n" for one in own)) for own in (answers, answers * 2))
+    assert (once.drafts, len(once.told_apart)) == (twice.drafts, len(twice.told_apart))
+    bare = {name: value for name, value in answers[0].items() if name != "usage"}
+    assert observed(tmp_path, json.dumps(bare)).drafts is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from harness.served.acceptance import Acceptance, acceptance_of, interval
 from harness.served.advice import advise
 from harness.served.by_load import Trend, shifted, trend_of
+from harness.served.check import check
 from harness.served.costs import StepBin, _without_prompts, believed, profiled
+from harness.served.expected import Estimate
 from harness.served.observed import Drafts, Interval
 from harness.served.server import together
 from harness.served.sources.registry import read_files
@@ -309,3 +312,47 @@ def test_prompts_that_were_cached_are_no_time_of_a_profile() -> None:
     assert each_s > 0
     assert left[0].each_s == pytest.approx(0.0116 - 40 * each_s)
     assert _without_prompts(bins(400), profile) == (bins(400), 0.0)
+
+
+def test_of_a_server_that_trims_its_drafts_nothing_else_is_sure(tmp_path: Path) -> None:
+    """What is known is of drafts verified whole, which it did not serve: what lower K gains over those it has already."""
+    slow = Truth(EAGLE, base_s=0.008, token_s=2e-4, draft_s=5e-4)
+    text = vllm_log(slow, [n for n in (16, 48) for _ in range(40)])
+    adaptive = text.replace("'num_speculative_tokens'", "'enable_adaptive_verification': True, 'num_speculative_tokens'")
+    plain = vllm_log(slow, [n for n in (16, 48) for _ in range(30)], k=lambda n: 0, method="").replace("11-26 ", "11-27 ")
+    (tmp_path / "without").write_text(plain)
+    for name, said in (("with", text), ("trims", adaptive)):
+        (tmp_path / name).write_text(said)
+        server = together(*read_files([tmp_path / name, tmp_path / "without"]))
+        acceptance = acceptance_of(server)
+        costs = seen(server, "eagle3", acceptance)
+        assert costs is not None
+        advice = advise(server, acceptance, "eagle3", costs)
+        assert (advice.verdict == "keep") == (name == "trims")
+        assert any(one.sure for one in advice.loads) == (name == "with")
+        assert (advice.pays_to is None) == (name == "trims")
+
+
+def test_a_check_expects_of_loads_what_was_told_of_them(tmp_path: Path) -> None:
+    """K = 1 gains at 64 running and nothing at 8: a quiet week later shows the latter, and that is as was told. Of a table,
+    loads at which it changes nothing tell nothing."""
+    loads = [n for n in (8, 64) for _ in range(40)]
+    (tmp_path / "with").write_text(vllm_log(KNEE, loads))
+    without = vllm_log(KNEE, loads, k=lambda n: 0, method="")
+    (tmp_path / "without").write_text(without.replace("11-26 ", "11-27 "))
+    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    advice = advise(server, acceptance, "eagle3", costs)
+    quiet = replace(advice, verdict="set", k=1, rows=(), at_loads=tuple(
+        (n, Estimate(gain, gain - 0.02, gain + 0.02)) for n in (8, 64) for gain in (KNEE.speed(1, n) / KNEE.speed(3, n) - 1,)
+    ), gain=Estimate(0.5, 0.4, 0.6))  # fmt: skip
+    later = Truth(EAGLE[:1], KNEE.base_s, KNEE.token_s, KNEE.draft_s, knee=KNEE.knee, beyond_s=KNEE.beyond_s)
+    (tmp_path / "later").write_text(vllm_log(later, [8] * 60, seed=3).replace("11-26 ", "11-28 "))
+    assert check(quiet, together(*read_files([tmp_path / "later"]))).held
+    table = replace(quiet, verdict="by_batch", k=3, rows=((1, 32, 3), (33, 128, 1)))
+    (tmp_path / "same").write_text(vllm_log(KNEE, [8] * 60, seed=4).replace("11-26 ", "11-28 "))
+    found = check(table, together(*read_files([tmp_path / "same"])))
+    assert found.held is None
+    assert "no load at which the table has another K" in found.why[0]
