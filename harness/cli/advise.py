@@ -272,7 +272,13 @@ def _why(advice: Advice) -> list[str]:
             worth = best.gain.value > WORTH
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "
-                + ("these files cannot tell; see what to measure next" if worth else "not worth a restart")
+                + (
+                    "at that load; over all that were served no change is surely better"
+                    if best.sure
+                    else "these files cannot tell; see what to measure next"
+                    if worth
+                    else "not worth a restart"
+                )
             )
     else:
         loads = (
@@ -281,6 +287,9 @@ def _why(advice: Advice) -> list[str]:
             else "at one request at a time, for no file says how many ran"
         )
         lines.append(f"expected: {_signed(advice.gain)} tokens a second {loads}")
+        if losing := [(running, gain) for running, gain in advice.at_loads if gain.value < -WORTH]:
+            running, gain = min(losing, key=lambda one: one[1].value)
+            lines.append(f"it is slower where little runs or much: {_signed(gain)} at {running} running")
     if advice.server.settings.adaptive:
         return lines
     if advice.off_above is not None:

@@ -6,6 +6,7 @@ known: from the log itself, or from a profile. Longer drafts are never one: noth
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -48,6 +49,8 @@ _UNTIMED: Final = "llama.cpp"
 """Whose files time requests, and no steps."""
 _HALF: Final = 0.5
 """A share of a stretch's steps with more than which drafts are more often on than not."""
+_ABOUT: Final = 1.25
+"""Loads that are about the same."""
 _SHARES: Final = 20
 """Loads that stand for all that ran."""
 _CURVE: Final = 33
@@ -149,8 +152,10 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         by_batch = mean(lambda r: k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         beyond = k is None and any(one.sure and not one.served for one in at)
-        if beyond or (more.value > WORTH and more.low > -WORTH / 2):
-            verdict, gain, k = "by_batch", Estimate.of(by_batch), max(k for _, _, k in rows)
+        whole = Estimate.of(by_batch)
+        surer = k is not None and whole.low >= gain.low  # a K that was not timed is unsure: no reason to prefer it
+        if beyond or (more.value > WORTH and (more.low > -WORTH / 2 or surer)):
+            verdict, gain, k = "by_batch", whole, max(k for _, _, k in rows)
     k = gamma if k is None else k
     chosen = {r: own[r] if verdict == "keep" else k_at(rows, r) if verdict == "by_batch" else k for r in sorted(weights)}
     of_rows = expected_of_rows(rows, acceptance, costs, weights) if verdict == "by_batch" else None
@@ -184,7 +189,7 @@ def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
     """(those that were served, each as often as it was; those looked at besides)."""
     ran = server.running
     if ran:
-        served = [max(1, round(float(np.quantile(ran, q)))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
+        served = [max(1, round(float(np.quantile(ran, q, method="nearest")))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
         most = max(ran)
     else:
         served = ran_at(server)
@@ -196,7 +201,8 @@ def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
 
 def _inside(server: Server, running: int) -> bool:
     ran = server.running
-    return bool(ran) and ran[0] / 1.5 <= running <= ran[-1] * 1.5
+    at = bisect_left(ran, running / _ABOUT)
+    return at < len(ran) and bool(ran[at] <= running * _ABOUT)
 
 
 def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> Floats:
@@ -427,6 +433,7 @@ def content(advice: Advice) -> dict[str, Any]:
         "rows": [list(row) for row in advice.rows], "gain": advice.gain.row(),
         "off_above": None if advice.off_above is None else advice.off_above.row(), "pays_to": advice.pays_to,
         "knows_off": advice.knows_off,
+        "at_loads": [{"running": running, "gain": one.row()} for running, one in advice.at_loads],
         "by_tokens": [{"tokens": one.k, "gain": one.gain.row()} for one in advice.of_tokens],
         "basis": advice.basis,
         "acceptance": {

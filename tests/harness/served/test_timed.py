@@ -356,3 +356,20 @@ def test_a_check_expects_of_loads_what_was_told_of_them(tmp_path: Path) -> None:
     found = check(table, together(*read_files([tmp_path / "same"])))
     assert found.held is None
     assert "no load at which the table has another K" in found.why[0]
+
+
+def test_a_table_that_is_surer_is_not_given_up_for_one_k(tmp_path: Path) -> None:
+    """At 6 running K = 5 is right, at 64 none: K = 1 everywhere gains less, is less sure, and loses 10 % at 6."""
+    steep = Truth((0.55, 0.34, 0.2, 0.12, 0.07), base_s=0.012, token_s=1e-5, draft_s=4e-4, knee=60, beyond_s=1.5e-4)
+    loads = [n for n in (6, 20, 64) for _ in range(60)]
+    (tmp_path / "with").write_text(vllm_log(steep, loads))
+    (tmp_path / "without").write_text(vllm_log(steep, loads, k=lambda n: 0, method="").replace("11-26 ", "11-27 "))
+    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
+    acceptance = acceptance_of(server)
+    costs = seen(server, "eagle3", acceptance)
+    assert costs is not None
+    advice = advise(server, acceptance, "eagle3", costs)
+    assert advice.verdict == "by_batch"
+    assert all(gain.value > -0.02 for _, gain in advice.at_loads)
+    assert {one.running for one in advice.loads if one.served} >= {6, 20, 64}
+    assert not any(one.served for one in advice.loads if one.running in (2, 32))
