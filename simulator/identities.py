@@ -61,6 +61,21 @@ class Joined:
     """What a person should know: a sentence."""
 
 
+class _Group(NamedTuple):
+    """The lines of one id."""
+
+    all: list[int]
+    distinct: list[int]
+    """Those that say different things, in the order of their times."""
+    grows: bool
+    """Whether these are of one answer: of the same prompt, later and longer each time, and none but the last of an end."""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all may be of one request."""
+        return len(self.distinct) == 1 or self.grows
+
+
 def joined(lines: Sequence[Line], silent: Sequence[Silent]) -> Joined:
     """Lines of one request, put together: copies; answers that grow, of which the last says how long they were; and the
     line that was written when a request came, of one that says only when it ended.
@@ -69,62 +84,65 @@ def joined(lines: Sequence[Line], silent: Sequence[Silent]) -> Joined:
     those of tries that each ended, or of answers to one question at once.
     """
     found = Joined([line.came_s for line in lines])
-    groups = defaultdict[object, list[int]](list)
+    own = defaultdict[object, list[int]](list)
     for i, line in enumerate(lines):
         if line.known is not None:
-            groups[line.known].append(i)
-    several = [group for group in groups.values() if len(group) > 1]
-    copies = [group for group in several if len(_distinct(lines, group)) == 1]
-    growing = [group for group in several if group not in copies and _grows(lines, list(_distinct(lines, group).values()))]
-    one = len(copies) + len(growing)
-    are_requests, mostly = one >= _NEARLY_ALL * len(several), 2 * one >= len(several)
-    if not mostly and any(len(_distinct(lines, group)) < len(group) for group in several if group not in copies):
+            own[line.known].append(i)
+    several = [_group(lines, some) for some in own.values() if len(some) > 1]
+    ones = sum(group.is_one for group in several)
+    are_requests, mostly = ones >= _NEARLY_ALL * len(several), 2 * ones >= len(several)
+    for group in several:
+        if mostly or len(group.distinct) == 1:
+            _one_request(lines, group, found, grows=are_requests)
+    if not mostly and any(1 < len(group.distinct) < len(group.all) for group in several):
         found.note = (
             "its ids stand at requests of other times and lengths, and are no request's: lines that are alike are taken "
             "for requests of their own"
         )
-    for group in several if mostly else copies:
-        _one_request(lines, group, found, grows=are_requests)
-    begun = [(quiet, own) for quiet in silent if len(own := _kept(groups, quiet, found)) == 1]
-    near = [(quiet, own[0]) for quiet, own in begun if _is_near(quiet, lines[own[0]], found.came_s[own[0]])]
-    if are_requests and len(near) >= _NEARLY_ALL * len(begun):
-        for quiet, i in near:
-            _begin(quiet, i, lines, found)
+    if are_requests:
+        _begin(lines, silent, own, found)
+    return found
+
+
+def _group(lines: Sequence[Line], own: list[int]) -> _Group:
+    in_time = sorted(own, key=lambda i: lines[i].came_s)
+    distinct = list({(lines[i].came_s, lines[i].prompt, lines[i].output): i for i in in_time}.values())
+    grows = len(distinct) > 1 and all(
+        one.prompt == after.prompt and one.output < after.output and 0 < after.came_s - one.came_s < _PIECE_S
+        and not one.finished
+        for one, after in pairwise(lines[i] for i in distinct)
+    )  # fmt: skip
+    return _Group(own, distinct, grows)
+
+
+def _one_request(lines: Sequence[Line], group: _Group, found: Joined, *, grows: bool) -> None:
+    found.left_out |= dict.fromkeys(set(group.all) - set(group.distinct), COPIES)
+    if grows and group.grows:
+        *earlier, last = group.distinct
+        found.left_out |= dict.fromkeys(earlier, GREW)
+        found.came_s[last] = lines[earlier[0]].came_s
+
+
+def _begin(lines: Sequence[Line], silent: Sequence[Silent], own: Mapping[object, Sequence[int]], found: Joined) -> None:
+    """Take lines without tokens for those of requests that are load, with their ids, and for the beginnings of those that do
+    not say it themselves; unless some of them are far off, as where ids are users'."""
+    pairs = list[tuple[Silent, int]]()
+    for quiet in silent:
+        kept = [i for i in own.get(quiet.known, ()) if i not in found.left_out] if quiet.known is not None else []
+        pairs += [(quiet, kept[0])] if len(kept) == 1 else []
+    near = [(quiet, i) for quiet, i in pairs if _is_near(quiet, lines[i], found.came_s[i])]
+    if len(near) < _NEARLY_ALL * len(pairs):
+        return
+    for quiet, i in near:
+        found.further.append(quiet.why)
+        if quiet.may_begin and not lines[i].says_when:
+            found.came_s[i] = min(found.came_s[i], quiet.came_s)
+            found.begun.add(i)
     if found.begun:
         found.note = (
             f"{len(found.begun):,} of its requests have a line that was written when they came, with their id: that is when "
             "they came"
         )
-    return found
-
-
-def _distinct(lines: Sequence[Line], group: Sequence[int]) -> dict[tuple[float, int, int], int]:
-    """The lines of an id that say different things, in the order of their times, each once."""
-    return {lines[i][1:4]: i for i in sorted(group, key=lambda i: lines[i].came_s)}
-
-
-def _grows(lines: Sequence[Line], group: Sequence[int]) -> bool:
-    """Whether lines are of one answer: of the same prompt, later and longer each time, and none but the last of an end."""
-    return all(
-        one.prompt == after.prompt and one.output < after.output and 0 < after.came_s - one.came_s < _PIECE_S
-        and not one.finished
-        for one, after in pairwise(lines[i] for i in group)
-    )  # fmt: skip
-
-
-def _one_request(lines: Sequence[Line], group: Sequence[int], found: Joined, *, grows: bool) -> None:
-    distinct = list(_distinct(lines, group).values())
-    found.left_out |= dict.fromkeys(set(group) - set(distinct), COPIES)
-    if grows and len(distinct) > 1 and _grows(lines, distinct):
-        *earlier, last = distinct
-        found.left_out |= dict.fromkeys(earlier, GREW)
-        found.came_s[last] = min(lines[i].came_s for i in group)
-
-
-def _kept(groups: Mapping[object, list[int]], quiet: Silent, found: Joined) -> list[int]:
-    """The requests that have a silent line's id."""
-    own = groups.get(quiet.known, ()) if quiet.known is not None else ()
-    return [i for i in own if i not in found.left_out]
 
 
 def _is_near(quiet: Silent, line: Line, came_s: float) -> bool:
@@ -132,12 +150,3 @@ def _is_near(quiet: Silent, line: Line, came_s: float) -> bool:
     if not quiet.may_begin:
         return abs(came_s - quiet.came_s) < _PIECE_S
     return -(_BEFORE_S if line.says_when else 0.0) <= came_s - quiet.came_s < _LONGEST_S
-
-
-def _begin(silent: Silent, i: int, lines: Sequence[Line], found: Joined) -> None:
-    """Take a line without tokens for one of a request that is load, with its id, and for its beginning where that line does
-    not say it."""
-    found.further.append(silent.why)
-    if silent.may_begin and not lines[i].says_when:
-        found.came_s[i] = min(found.came_s[i], silent.came_s)
-        found.begun.add(i)

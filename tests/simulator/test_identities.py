@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 
+from simulator.identities import Line, joined
 from tests.simulator.logs import at, lines, requests_of, table, told
 
 
@@ -115,3 +117,12 @@ def test_a_silent_line_of_hours_ago_is_another_request(tmp_path: Path) -> None:
     found = requests_of(tmp_path, lines(*rows))
     assert found.arrival_s.tolist() == [0, 60, 120]
     assert "3 of 6 answered requests do not say" in told(found)
+
+
+def test_a_long_log_that_stands_twice_is_put_together_at_once() -> None:
+    """50,000 ids at two lines each: looking for each among all others would take minutes."""
+    twice = [Line(i, float(i), 5, 3, says_when=False) for i in range(50_000)] * 2
+    began = perf_counter()
+    found = joined(twice, [])
+    assert len(found.left_out) == 50_000
+    assert perf_counter() - began < 10
