@@ -267,8 +267,8 @@ def _why(advice: Advice) -> list[str]:
             key=lambda one: one.gain.value,
             default=None,
         )
-        told = best is not None and not advice.server.settings.adaptive  # that gains are over what was not served
-        if best is not None and told and best.best != best.as_served and best.gain.value >= WORTH / 2:
+        adaptive = advice.server.settings.adaptive  # gains are then over what was not served
+        if best is not None and not adaptive and best.best != best.as_served and best.gain.value >= WORTH / 2:
             worth = best.gain.value > WORTH
             lines.append(
                 f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "
@@ -289,7 +289,7 @@ def _why(advice: Advice) -> list[str]:
         lines.append(f"expected: {_signed(advice.gain)} tokens a second {loads}")
         if losing := [(running, gain) for running, gain in advice.at_loads if gain.value < -WORTH]:
             running, gain = min(losing, key=lambda one: one[1].value)
-            lines.append(f"it is slower where little runs or much: {_signed(gain)} at {running} running")
+            lines.append(f"slower where {running} run: {_signed(gain)} tokens a second there")
     if advice.server.settings.adaptive:
         return lines
     if advice.off_above is not None:

@@ -107,10 +107,7 @@ class Acceptance:
 
     def coverage_at(self, running: float) -> float:
         """`coverage` with so many requests running."""
-        covering = self.covering
-        return (
-            self.coverage if covering is None else float(shifted(np.array([[self.coverage]]), covering.shift(running))[0, 0])
-        )
+        return self.coverage if self.covering is None else self.covering.share(self.coverage, running)
 
     def _coverages_at(self, running: float) -> Floats:
         covering = self.covering
@@ -172,17 +169,24 @@ def acceptance_of(server: Server, seed: int = 0) -> Acceptance:
         step_tokens, steps_tokens = step_tokens * kept, steps_tokens * kept
     if trend is not None:
         basis += f"; it goes with the load: {_told(trend, survival)}"
-    most = server.drafts_to  # beside the load at which drafting is switched off stretches are of both
-    found = [one for one in server.in_order if most is None or one.running < most - beside(most)]
-    covering = covering_of(found, coverage, DRAWS, rng) if server.may_be_silent and shortener != "engine" else None
+    covering = None if shortener == "engine" else _covering(server, coverage, rng)
     if covering is not None:
-        shares = (shifted(np.array([[coverage]]), covering.shift(running))[0, 0] for running in covering.loads)
-        ends = " and ".join(f"{share:.0%} at {n:.0f} running" for n, share in zip(covering.loads, shares, strict=True))
+        ends = " and ".join(f"{covering.share(coverage, n):.0%} at {n:.0f} running" for n in covering.loads)
         basis += f"; the share of steps with a draft goes with the load: {ends}"
     return Acceptance(
         survival, coverage, survivals, coverages, step_tokens, steps_tokens, basis, enough, positions,
         shortener, known, longer, trend, covering,
     )  # fmt: skip
+
+
+def _covering(server: Server, coverage: float, rng: np.random.Generator) -> Trend | None:
+    """How a look-up's share of steps goes with the load, by stretches in which it was on."""
+    if not server.may_be_silent:
+        return None
+    most = server.drafts_to  # beside the load at which drafting is switched off stretches are of both
+    return covering_of(
+        [one for one in server.in_order if most is None or one.running < most - beside(most)], coverage, DRAWS, rng
+    )
 
 
 def _kept(server: Server, step_tokens: Floats) -> Floats:

@@ -26,7 +26,7 @@ from harness.served.expected import (
     positions,
     served_step,
 )
-from harness.served.observed import finds_lengths
+from harness.served.observed import UNTIMED, finds_lengths
 from harness.served.server import Server
 from harness.served.timed import drafting_is_short, incomparable
 from simulator.drafter_kinds import KINDS
@@ -45,8 +45,6 @@ _ALL: Final = 0.995
 """Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
-_UNTIMED: Final = "llama.cpp"
-"""Whose files time requests, and no steps."""
 _HALF: Final = 0.5
 """A share of a stretch's steps with more than which drafts are more often on than not."""
 _ABOUT: Final = 1.25
@@ -354,7 +352,7 @@ def _of_switched(server: Server, costs: Costs, kind: str) -> list[str]:
 
 def _to_know_off(server: Server, kind: str) -> str:
     """What tells whether no drafts at all would be faster, in words."""
-    if server.settings.engine == _UNTIMED:
+    if server.settings.engine == UNTIMED:
         profile = (
             f"name a profile of the machine (--hardware{'' if kind else ', and --drafter'}), or " if priced(kind) else ""
         )
@@ -371,7 +369,7 @@ def _to_know_off(server: Server, kind: str) -> str:
 
 
 def _next(server: Server, acceptance: Acceptance, costs: Costs) -> str:
-    if not costs.knows_off and server.settings.engine == _UNTIMED and len(server.observations) == 1:
+    if not costs.knows_off and server.settings.engine == UNTIMED and len(server.observations) == 1:
         return "the same questions without speculation, as many at a time, and the log of it beside this one"
     if not costs.knows_off:
         if drafting_is_short(server):

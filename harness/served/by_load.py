@@ -23,7 +23,7 @@ _SPREAD: Final = 1.5
 _CHANCE: Final = 0.001
 """How often a trend is found where there is none."""
 _WORTH: Final = 0.1
-"""A trend, in logits over the loads that ran, below which all are alike: some 3 % of what a draft gives."""
+"""A trend, in logits over the loads that ran, below which all are alike."""
 _SHIFTS: Final = np.linspace(-8.0, 8.0, 641)
 
 
@@ -49,6 +49,10 @@ class Trend:
     def shifts(self, running: float) -> Floats:
         """Draws of it, [draws]."""
         return np.asarray(self.middle + self.slopes * self._beside(running), np.float64)
+
+    def share(self, share: float, running: float) -> float:
+        """A share of all, with so many running."""
+        return float(shifted(np.array([[share]]), self.shift(running))[0, 0])
 
     def _beside(self, running: float) -> float:
         return float(np.log(np.clip(running, *self.loads)) - self.centre)

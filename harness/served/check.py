@@ -20,7 +20,6 @@ _CLOSE: Final = 0.05
 _STRETCHES: Final = 5
 """Stretches of a log at a load that tell anything."""
 _DRAWS: Final = 1000
-_PARTS: Final = ("value", "low", "high")
 _NEAR: Final = 1.25
 """Loads that are one."""
 
@@ -150,9 +149,7 @@ def _expected_at(advice: Advice, loads: Mapping[int, float]) -> Estimate:
     if not loads or not advice.at_loads:
         return advice.gain
     near = [min(advice.at_loads, key=lambda one: abs(one[0] - load))[1] for load in loads]
-    weights = [*loads.values()]
-    value, low, high = (float(np.average([getattr(one, name) for one in near], weights=weights)) for name in _PARTS)
-    return Estimate(value, low, high)
+    return Estimate.mean(near, [*loads.values()])
 
 
 def _gain(before: Server, later: Server) -> tuple[Estimate | None, dict[int, float]]:

@@ -160,8 +160,8 @@ class Believed:
         """See `Costs`; in units of a pass over one token."""
         tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage_at(running)
         passes = (1 if self.block and k else tokens) * coverage
-        prompts = self.prompts * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
-        return 1 + running * (1 + coverage * tokens + prompts) / self.knee + passes * self.pass_share
+        prompts = prompts_in_step(self.acceptance, self.prompts, k, running)
+        return 1 + (running * (1 + coverage * tokens) + prompts) / self.knee + passes * self.pass_share
 
 
 def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Believed:
@@ -201,6 +201,11 @@ def prompts_for_each(server: Server) -> float:
     """Prompt tokens for each token of an answer, as stretches with drafts have them; 0 where they do not say."""
     generated = sum(one.generated for one in server.intervals)
     return sum(one.prompt_tok_s * one.seconds for one in server.intervals) / generated if generated else 0.0
+
+
+def prompts_in_step(acceptance: Acceptance, for_each: float, k: int, running: float) -> float:
+    """Prompt tokens of requests that follow in a step of so many, were k tokens drafted: `for_each` token that it gives."""
+    return for_each * running * float(np.median(acceptance.tokens_at(k, running))) if for_each else 0.0
 
 
 def drafting_k(server: Server, running: float) -> int:
@@ -244,38 +249,44 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     called = server.settings.called
     unlike = "" if same_model(profile.model, called) else f"; it is of {profile.model}, and the files are of {called}"
     unlike += alike
-    context = int(server.context or 512)
     bins = step_bins(server.intervals)
-    if not bins:
-        as_it_is = _unfitted(profile, kind, context, acceptance, seed)
-        _check_pace(as_it_is, profile, server)
-        return replace(as_it_is, basis=as_it_is.basis + unlike)
+    if bins:
+        moved = _moved(profile, bins, server, kind, acceptance, seed)
+        return Profiled(moved, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+    as_it_is = _unfitted(profile, kind, _context(server), acceptance, seed)
+    _check_pace(as_it_is, profile, server)
+    return replace(as_it_is, basis=as_it_is.basis + unlike)
+
+
+def _context(server: Server) -> int:
+    return int(server.context or 512)
+
+
+def _moved(
+    profile: Profile, as_written: Sequence[StepBin], server: Server, kind: str, acceptance: Acceptance, seed: int
+) -> Callable[[int, float], Floats]:
+    """Seconds of steps by a profile that is moved to the files' own. Raises InputError where it is far from them."""
     from harness.hardware.calibration import calibrate, simulated
     from harness.hardware.terms import Base
     from simulator.hardware.graphs import CAPTURED
 
-    base = Base.of(profile, CAPTURED)
-    as_written = bins
-    bins, prompt_s = _without_prompts(bins, profile)
+    base, context = Base.of(profile, CAPTURED), _context(server)
+    bins, prompt_s = _without_prompts(as_written, profile)
     points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     loops = simulated(points, [base])  # what the profile does not know is told as it is
     try:
         [found] = calibrate(points, [base], loops)
     except InputError:
         raise _unlike(profile, as_written) from None
-    rng = np.random.default_rng([seed, 25])
-    logs = (
-        found.log_factors
-        + rng.standard_normal((DRAWS, len(found.names)))
-        @ np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
-    )
     if np.abs(found.log_factors / [found.prior(name) for name in found.names]).max() > _UNLIKE:
         raise _unlike(profile, as_written)
+    rng = np.random.default_rng([seed, 25])
+    spread = np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
+    logs = found.log_factors + rng.standard_normal((DRAWS, len(found.names))) @ spread
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
-    prompting = prompts_for_each(server) * prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
-    parts = {name: base.parts[name] for name in base.linear}
-    form = rng.standard_normal((2, DRAWS))
-    ran = (bins[0].running, bins[-1].running)
+    for_each, prompting = prompts_for_each(server), prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
+    parts, form = {name: base.parts[name] for name in base.linear}, rng.standard_normal((2, DRAWS))
+    ran, most = (bins[0].running, bins[-1].running), len(acceptance.drafted) - 1
 
     @cache
     def fitted(k: int, users: int) -> Floats:
@@ -286,19 +297,23 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     def of(k: int, running: float) -> Floats:
         users, share = max(round(running), 1), float(acceptance.drafted[k] / acceptance.drafted[-1])
         # At one K, and at the loads that ran, a log does not tell what drafts take from what a pass takes.
-        between = (
-            _OFF_FORM
-            * 4
-            * share
-            * (1 - share)
-            * np.abs(np.log(fitted(len(acceptance.drafted) - 1, users) / fitted(0, users)))
-        )
-        apart = sum(max(float(np.log2(ratio)), 0.0) for ratio in (max(running, 0.1) / ran[1], ran[0] / max(running, 0.1)))
-        off = np.exp(between * form[0] + _OFF_BEYOND * (1 - share) * apart * form[1])
-        answered = running * float(np.median(acceptance.tokens_at(k, running)))
-        return np.asarray(fitted(k, users) * off + prompting * answered, np.float64)
+        between = _OFF_FORM * bow(share) * np.abs(np.log(fitted(most, users) / fitted(0, users)))
+        apart = (1 - share) * sum(doublings(running, ran))
+        off = np.exp(between * form[0] + _OFF_BEYOND * apart * form[1])
+        return np.asarray(fitted(k, users) * off + prompting * prompts_in_step(acceptance, for_each, k, running), np.float64)
 
-    return Profiled(of, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+    return of
+
+
+def bow(share: float) -> float:
+    """How far a line between two ends is from them, at a share of the way: 1 in the middle, 0 at the ends."""
+    return 4 * share * (1 - share)
+
+
+def doublings(running: float, loads: tuple[float, float]) -> tuple[float, float]:
+    """(doublings above loads, fewest and most, halves below them) that so many running are."""
+    above, below = (max(np.log2(ratio), 0.0) for ratio in (max(running, 0.1) / loads[1], loads[0] / max(running, 0.1)))
+    return float(above), float(below)
 
 
 def _without_prompts(bins: Sequence[StepBin], profile: Profile) -> tuple[list[StepBin], float]:

@@ -37,6 +37,12 @@ class Estimate:
         """The median of draws, and their interval."""
         return cls(float(np.median(np.asarray(draws))), *interval(draws))
 
+    @classmethod
+    def mean(cls, some: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+        """The mean of several that go together, such as one change's at several loads."""
+        parts = ([getattr(one, name) for one in some] for name in ("value", "low", "high"))
+        return cls(*(float(np.average(part, weights=weights)) for part in parts))
+
     def row(self) -> dict[str, float]:
         """The estimate as JSON has it."""
         return {"value": self.value, "low": self.low, "high": self.high}
@@ -55,6 +61,7 @@ class Expected:
 
 
 def expected(server: Server, acceptance: Acceptance, k: int, *, kept: bool) -> Expected:
+    """What files show of k tokens a draft; `kept` where that is as it was served."""
     step = per_step(acceptance, k) if acceptance.coverage < 1 else None
     if kept and acceptance.shortener == "engine":  # files go on to count drafts as short as they were
         length, gamma = acceptance.lengths_drawn(k), acceptance.gamma

@@ -26,6 +26,8 @@ _SLACK: Final = 1e-6
 UNSAID: Final = "the scrapes do not say when the server began: had it begun anew in between, this would be wrong"
 """What is told of scrapes of which nobody knows whether they are of one server."""
 CHANGED: Final = "K was changed in this log"
+UNTIMED: Final = "llama.cpp"
+"""The engine whose files time requests, and no steps."""
 LEFT_OUT: Final = "left out"
 """Said of what does not count, on the screen too."""
 

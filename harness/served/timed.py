@@ -10,9 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import DRAWS, Acceptance
-from harness.served.costs import BINS, EITHER, FEWEST, KNEE, drafting_k, prompts_for_each
+from harness.served.costs import (
+    BINS,
+    EITHER,
+    FEWEST,
+    KNEE,
+    bow,
+    doublings,
+    drafting_k,
+    prompts_for_each,
+    prompts_in_step,
+)
 from harness.served.draft_lengths import length_of
-from harness.served.observed import Interval, one_hot
+from harness.served.observed import UNTIMED, Interval, one_hot
 from harness.served.server import Server
 from simulator.drafter_kinds import KINDS
 
@@ -91,7 +101,7 @@ class Seen:
         gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
         between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
         widths = (
-            share * self.misfit, between * 4 * share * (1 - share), share * _off_beyond(running, self.with_drafts),
+            share * self.misfit, between * bow(share), share * _off_beyond(running, self.with_drafts),
             (1 - share) * _off_beyond(running, self.without),
         )  # fmt: skip
         far = np.sum([width * off for width, off in zip(widths, self.off.T, strict=True)], axis=0)
@@ -109,14 +119,13 @@ class Seen:
 
     def _fitted(self, k: int, running: float) -> Floats:
         drafted, coverage = self.acceptance.drafted, self.acceptance.coverage_at(running)
-        prompts = self.prompts * running * float(np.median(self.acceptance.tokens_at(k, running))) if self.prompts else 0.0
+        prompts = prompts_in_step(self.acceptance, self.prompts, k, running)
         row = _seen_row(running, float(drafted[k]), prompts, coverage, self.hinges, float(drafted[-1]), self.block)
         return np.asarray(np.maximum(self.fits @ row, 1e-9), np.float64)
 
 
 def _off_beyond(running: float, loads: tuple[float, float]) -> float:
-    above, below = (max(np.log2(ratio), 0.0) for ratio in (max(running, 0.1) / loads[1], loads[0] / max(running, 0.1)))
-    return float(_OFF_BEYOND[0] * above + _OFF_BEYOND[1] * below)
+    return float(np.dot(_OFF_BEYOND, doublings(running, loads)))
 
 
 def _hinges(sizes: Floats) -> Floats:
@@ -173,7 +182,7 @@ def incomparable(server: Server) -> str:
     if not with_drafts and not without:
         if server.intervals or server.plain or server.baseline:
             return "no stretch of the files is long and steady enough to time its steps"
-        return "these files time no steps" + ("" if server.settings.engine == "llama.cpp" else "; the engine's log does")
+        return "these files time no steps" + ("" if server.settings.engine == UNTIMED else "; the engine's log does")
     if not without:
         timed = " that are long and steady enough to time" if server.plain or server.baseline else ""
         return f"no stretch without drafts is in the files{timed}"

@@ -82,7 +82,7 @@ def read_files(
     for text, named in unknown:
         if named and not (by_source and _is_summary(text)):
             raise InputError(_reason(text) or f"{text.name}: is {_NONE}: {_known()}")
-        notes.append(f"{text.name}: is {_NONE}, and left out")
+        notes.append(f"{_reason(text) if _is_summary(text) else f'{text.name}: is {_NONE}'}: left out")
     if not by_source:
         blamed = next(filter(None, (_reason(text) for text, _ in unknown)), "")
         text, others = unknown[0][0], len(unknown) - 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import ClassVar, Final
 
@@ -142,7 +141,7 @@ def _at_work(intervals: list[Interval], lines: Sequence[str], file: str, every: 
 
 
 def _check_one_server(
-    lines: Sequence[str], own: Sequence[int], idle: AbstractSet[int], spoken_s: Mapping[int, float], what: str
+    lines: Sequence[str], own: Sequence[int], idle: Set[int], spoken_s: Mapping[int, float], what: str
 ) -> None:
     """Raise InputError where lines of one rank speak of more time than passed: several servers wrote them."""
     at = [(i, found) for i in own if (found := stamp(lines[i])) is not None]

@@ -96,10 +96,10 @@ class VllmMetrics:
             raise InputError(
                 f"{found[-1].scrapes[-1].text.name}: the scrapes are of servers set otherwise ({told}): give those of one"
             )
-        processes = _processes(found, counters) or 1
-        intervals = [one for window in found for one in _intervals(window, counters, next(iter(gammas), 0), processes)]
-        made = _observation(texts, found, models[0] if models else "", next(iter(gammas), None), intervals)
-        return replace(made, remarks=_of_processes(scrapes, _processes(found, counters)) if intervals else ())
+        processes, gamma = _processes(found, counters), next(iter(gammas), 0)
+        intervals = [one for window in found for one in _intervals(window, counters, gamma, processes or 1)]
+        made = _observation(texts, found, models[0] if models else "", gamma or None, intervals)
+        return replace(made, remarks=_of_processes(scrapes, processes) if intervals else ())
 
 
 def _check_one_k(scrapes: Sequence[Scrape]) -> None:
