@@ -23,7 +23,7 @@ import numpy.typing as npt
 from simulator import clocks, gateways
 from simulator.errors import InputError
 from simulator.fields import number, tokens
-from simulator.gateways import Facts
+from simulator.gateways import Asked, Facts
 from simulator.identities import FURTHER, Line, Silent, joined
 from simulator.moments import has_zone, time_s
 from simulator.numbers import counted, written
@@ -46,6 +46,7 @@ _OF_SERVERS = (
 )  # fmt: skip
 """Files of servers that are taken for arrivals: what each is, what it lacks, and how it is known."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNKNOWN: Final = Facts()
 _NAMED = 4
 """Reasons and places that a line of counts names."""
 
@@ -158,8 +159,8 @@ def _named(counts: Counter[str]) -> str:
     return ", ".join([*named, f"{len(counts) - _NAMED} more reasons"] if len(counts) > _NAMED else named)
 
 
-Read = Callable[[Row], tuple[float, int, int] | str]
-"""(seconds, prompt tokens, output tokens) of a row, or why it is no load. Raises KeyError, TypeError, ValueError."""
+Read = Callable[[Row], Asked | str]
+"""What a row asked, or why it is no load. Raises KeyError, TypeError, ValueError."""
 
 
 @cache
@@ -176,12 +177,6 @@ class _Form:
     columns: frozenset[str]
     """Those that a row must have, in any order and spelling."""
     read: Read
-    facts: Callable[[Row], Facts] = lambda row: Facts()
-    """What a row that is load was read by."""
-    identity: Callable[[Row], object] = lambda row: None
-    """What a request is known by, None where nothing says: lines of one, that say the same, are copies."""
-    cached: Callable[[Row], int] = lambda row: 0
-    """Tokens of the prompt of a row that is load that came from a cache."""
     notes: Callable[[Counter[Facts], Counter[str]], list[str]] = lambda load, left_out: []
     """Sentences on how rows were read: those that are load, and those that are not, by the reason."""
     silent: Callable[[Row, str], Silent | None] = lambda row, why: None
@@ -257,16 +252,16 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
                 silent += [quiet] if (quiet := form.silent(row, one)) is not None else []
                 continue
             ids, block_tokens = hashes_of(row)
-            facts = form.facts(row)
-            found.from_a_cache.append(form.cached(row))
-            says_when = facts.starts or facts.took is not None
-            lines.append(Line(form.identity(row), *one, says_when, facts.finished))
         except (KeyError, TypeError, ValueError) as error:
             what = f"misses {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{file}, line {line}: {what}") from None
         if "session" in row:  # a document with its requests
-            found.began[row["session"]] = min(one[0], found.began.get(row["session"], one[0]))
+            found.began[row["session"]] = min(one.came_s, found.began.get(row["session"], one.came_s))
+        facts = one.facts
+        says_when = facts.starts or facts.took is not None
+        lines.append(Line(one.known, one.came_s, one.prompt, one.output, says_when, facts.finished))
         found.facts.append(facts)
+        found.from_a_cache.append(one.cached)
         found.hashes.append(ids)
         found.block_sizes[block_tokens] += 1
     _check_each_is_one(file, counts)
@@ -379,22 +374,24 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
     raise InputError(f"{file}: its columns ({columns}) are of no form known here ({known}){half}")
 
 
-def _plain(row: Row) -> tuple[float, int, int] | str:
+def _plain(row: Row) -> Asked | str:
     seconds = number(row, "arrival_s")
     if seconds < 0:
         raise ValueError(f"arrival_s {seconds:g}: must be 0 or more")
     return _unless_empty(seconds, row, "prompt_tokens", "output_tokens")
 
 
-def _azure(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(time_s(row["TIMESTAMP"]), row, "ContextTokens", "GeneratedTokens")
+def _azure(row: Row) -> Asked | str:
+    facts = Facts(zone=has_zone(row["TIMESTAMP"]))
+    return _unless_empty(time_s(row["TIMESTAMP"]), row, "ContextTokens", "GeneratedTokens", facts)
 
 
-def _burst_gpt(row: Row) -> tuple[float, int, int] | str:
-    return _unless_empty(_relative(row, "Timestamp"), row, "Request tokens", "Response tokens")
+def _burst_gpt(row: Row) -> Asked | str:
+    facts = Facts(model=str(row.get("Model") or ""))
+    return _unless_empty(_relative(row, "Timestamp"), row, "Request tokens", "Response tokens", facts)
 
 
-def _mooncake(row: Row) -> tuple[float, int, int] | str:
+def _mooncake(row: Row) -> Asked | str:
     """Newer ones name sessions whose later turns come so long after an answer, and requests by their text."""
     if row.get("timestamp") is None and "delay" in row:
         return "with a delay after an answer in place of a timestamp"
@@ -403,11 +400,11 @@ def _mooncake(row: Row) -> tuple[float, int, int] | str:
     return _unless_empty(_relative(row, "timestamp"), row, "input_length", "output_length")
 
 
-def _bailian(row: Row) -> tuple[float, int, int] | str:
+def _bailian(row: Row) -> Asked | str:
     return _unless_empty(_relative(row, "timestamp"), row, "input_length", "output_length")
 
 
-def _weka(row: Row) -> tuple[float, int, int] | str:
+def _weka(row: Row) -> Asked | str:
     """Another agent's requests stand within the mark of where it takes over. Their times are the session's, or count from
     that mark: then its first is before it."""
     if row.get("type") == "subagent" and "in" not in row:
@@ -420,10 +417,10 @@ def _weka(row: Row) -> tuple[float, int, int] | str:
     return _unless_empty(seconds, row, "in", "out")
 
 
-def _unless_empty(seconds: float, row: Row, prompt: str, output: str) -> tuple[float, int, int] | str:
+def _unless_empty(seconds: float, row: Row, prompt: str, output: str, facts: Facts = _UNKNOWN) -> Asked | str:
     """Published traces keep failures, as requests without an answer, or without a prompt."""
     asked, given = tokens(row, prompt, least=0), tokens(row, output, least=0)
-    return (seconds, asked, given) if asked and given else f"without {'an answer' if asked else 'a prompt'}"
+    return Asked(seconds, asked, given, facts) if asked and given else f"without {'an answer' if asked else 'a prompt'}"
 
 
 def _relative(row: Row, name: str) -> float:
@@ -442,11 +439,11 @@ _FORMS = (
     _Form("a CSV of arrivals", frozenset({"arrival_s", "prompt_tokens", "output_tokens"}), _plain, unit="seconds"),
     _Form(
         "an Azure trace", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure,
-        facts=lambda row: Facts(zone=has_zone(row["TIMESTAMP"])), notes=lambda load, _: [gateways.zones_note(load)],
+        notes=lambda load, _: [gateways.zones_note(load)],
     ),
     _Form(
         "a BurstGPT trace", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burst_gpt,
-        facts=lambda row: Facts(model=str(row.get("Model") or "")), notes=lambda load, _: [gateways.models_note(load)],
+        notes=lambda load, _: [gateways.models_note(load)],
         unit="seconds", others=frozenset({"Model"}),
     ),
     _Form(
@@ -462,6 +459,6 @@ _FORMS = (
 """Blocks are of so many tokens in Mooncake's paper (arXiv 2407.00079, §4), in the readme of Alibaba's traces of Bailian, and
 in the `block_size` of the published weka traces."""
 _GATEWAY = _Form(
-    "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.facts, gateways.identity, gateways.cached,
-    gateways.notes, silent=gateways.silent_line, several=gateways.several,
+    "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.notes,
+    silent=gateways.silent_line, several=gateways.several,
 )  # fmt: skip

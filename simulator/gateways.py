@@ -106,6 +106,19 @@ class Facts(NamedTuple):
     """Whether it says that its request has ended."""
 
 
+class Asked(NamedTuple):
+    """A line that is load: what was asked, and by what that was read."""
+
+    came_s: float
+    prompt: int
+    output: int
+    facts: Facts = Facts()
+    cached: int = 0
+    """Tokens of the prompt that came from a cache."""
+    known: object = None
+    """What its request is known by: lines of one are put together; None where nothing says."""
+
+
 def spelled(row: Row) -> Row:
     """The row with what is read here called as it is here, whatever its case and signs; what a span says of itself beside
     its times, as OpenTelemetry keeps that, is a part of it."""
@@ -151,8 +164,8 @@ def usage_names() -> str:
     return " or ".join(" and ".join(f"usage.{name}" for name in names) for names in USAGE)
 
 
-def read(row: Row) -> tuple[float, int, int] | str:
-    """(seconds since 1970, prompt tokens, output tokens), or why it is no load. Raises KeyError, ValueError.
+def read(row: Row) -> Asked | str:
+    """What a line asked, in seconds since 1970, or why it is no load. Raises KeyError, ValueError.
 
     Whatever has usage is load, whatever its status: the engine has worked for it.
     """
@@ -171,7 +184,8 @@ def read(row: Row) -> tuple[float, int, int] | str:
         return f"{place(row)} without an answer"
     if not has_time(row):
         return "without a time"
-    return _when(row).came_s, found.prompt, max(1, found.answer)  # a prefill gives one, wherever it went
+    when, answer = _when(row), max(1, found.answer)  # a prefill gives one, wherever it went
+    return Asked(when.came_s, found.prompt, answer, _facts(row, when), found.cached, identity(row))
 
 
 def _when(row: Row) -> _When:
@@ -227,12 +241,6 @@ def several(row: Row) -> tuple[str, float] | None:
     return None if name is None else (name, _count(row[name]))
 
 
-def cached(row: Row) -> int:
-    """Tokens of the prompt of a line that is load that came from a cache."""
-    found = used(row)
-    return 0 if found is None else found.cached
-
-
 def identity(row: Row) -> object:
     """What the request of a line is known by; None where nothing says."""
     name = _first(row, _IDS)
@@ -270,12 +278,11 @@ def _without_usage(row: Row) -> str:
     return Unsaid(why) if answered and asks and not _NO_ANSWER.search(path) else why
 
 
-def facts(row: Row) -> Facts:
+def _facts(row: Row, when: _When) -> Facts:
     """What a line that is load was read by."""
     told = itertools.chain.from_iterable((one, one.get("meta")) for one in bodies(row))
     held = (one for one in told if isinstance(one, dict))
     model = next((str(one[name]) for one in held for name in _MODELS if one.get(name)), "")
-    when = _when(row)
     alike = () if when.took or when.starts else durations.alike(row, _NAMES)
     status = str(row.get(_first(row, _STATUSES) or "", "")).casefold()
     ended = when.took is not None or durations.says_one(row) or status not in _ANSWERED
