@@ -233,6 +233,27 @@ FAULTS = (
         "+= exactly[t, accepted]",
         "tests/drafters/test_training_parts.py::test_the_walk_is_the_mean_of_walks",
     ),
+    Fault(
+        "prompts in the steps taken for what drafting takes",
+        "harness/served/timed.py",
+        "running, drafting, prompts, tokens,",
+        "running, drafting, 0.0, tokens,",
+        "tests/harness/served/test_timed.py::test_a_servers_requests_walked_one_by_one[long prompts]",
+    ),
+    Fault(
+        "stretches of the same requests that each count for themselves",
+        "harness/served/by_load.py",
+        "_BLOCK_S: Final = 300.0",
+        "_BLOCK_S: Final = 10.0",
+        "tests/harness/served/test_timed.py::test_a_trend_is_no_chance_of_which_requests_ran",
+    ),
+    Fault(
+        "tries of one request taken for pieces of its answer",
+        "simulator/identities.py",
+        "and not one.finished",
+        "and one is not None",
+        "tests/simulator/test_identities.py::test_requests_of_one_id_that_are_no_growing_answer_all_count[a failure]",
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from harness.served.check import check
 from harness.served.costs import StepBin, _without_prompts, believed, profiled
 from harness.served.expected import Estimate
 from harness.served.observed import Drafts, Interval
-from harness.served.server import together
+from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
 from simulator.hardware.catalogue import find_profile
@@ -33,14 +33,20 @@ CONTEXT = Truth(EAGLE, base_s=0.006, token_s=2e-6, draft_s=3e-4, request_s=4e-5,
 LATE = Truth((0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.15), base_s=0.008, token_s=2e-6, draft_s=5e-4, knee=256, beyond_s=5e-5)
 
 
+def timed(*files: Path, kind: str = "eagle3") -> tuple[Server, Acceptance, Seen]:
+    """What files that time steps with drafts and without say."""
+    server = together(*read_files(files))
+    acceptance = acceptance_of(server)
+    costs = seen(server, kind, acceptance)
+    assert costs is not None
+    return server, acceptance, costs
+
+
 def from_log(folder: Path, truth: Truth, loads: Sequence[int]) -> tuple[Seen, Acceptance]:
     """What forty stretches of every load with drafts and thirty without say."""
     (folder / "with.log").write_text(vllm_log(truth, [n for n in loads for _ in range(40)]))
     (folder / "without.log").write_text(vllm_log(truth, [n for n in loads for _ in range(30)], k=lambda n: 0))
-    server = together(*read_files([folder / "with.log", folder / "without.log"], lambda *told: None))
-    acceptance = acceptance_of(server)
-    found = seen(server, "eagle3", acceptance)
-    assert found is not None
+    _, acceptance, found = timed(folder / "with.log", folder / "without.log")
     return found, acceptance
 
 
@@ -115,11 +121,8 @@ def test_a_server_whose_k_changes_within_stretches(
     """What every k would give lies inside; stretches in which drafting was switched made it a look-up that finds little."""
     text, gains = walked_log(truth, lambda s: round(21 + 19 * np.sin(s / period)), k, 3000)
     (tmp_path / "a").write_text(text)
-    server = together(*read_files([tmp_path / "a"]))
+    server, acceptance, costs = timed(tmp_path / "a")
     assert server.proposing == 1
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
     for one in advise(server, acceptance, "eagle3", costs).of_tokens:
         assert one.gain.low - 0.015 < gains[one.k] < one.gain.high + 0.015
 
@@ -133,10 +136,7 @@ def test_a_baseline_is_no_load_that_was_served(stretches: int, begins: bool, tmp
     without = [3 + 2 * min(i % 18, 18 - i % 18) for i in range(stretches)]
     lines = vllm_log(FLAT, without, k=lambda n: 0, method="").replace("11-26 ", "11-27 ").splitlines(keepends=True)
     (tmp_path / "without").write_text("".join(lines[0 if begins else 2 :]))
-    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
     advice = advise(server, acceptance, "eagle3", costs)
     served = sum(n * FLAT.speed(3, n) for n in loads)
     for one in advice.of_tokens:
@@ -153,10 +153,7 @@ def test_passes_beyond_those_that_were_timed_may_turn(knee: float, tmp_path: Pat
     truth = Truth(EAGLE, base_s=0.015, token_s=0.00001, draft_s=0.001, knee=knee, beyond_s=0.0002)
     loads = [n for n in (4, 7, 10, 13, 16, 20, 25, 30, 35, 40) for _ in range(12)]
     (tmp_path / "a").write_text(vllm_log(truth, loads, k=off))
-    server = together(*read_files([tmp_path / "a"]))
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
+    _, _, costs = timed(tmp_path / "a")
     low, high = np.quantile(costs.seconds(3, 40) / costs.seconds(0, 40), [0.025, 0.975])
     assert low < truth.step_s(3, 40) / truth.step_s(0, 40) < high
 
@@ -218,10 +215,7 @@ def test_a_servers_requests_walked_one_by_one(truth: Truth, clients: Clients, tm
     (tmp_path / "with").write_text(text)
     plain, _ = clients_log(truth, clients, 0, 720, seed=1)
     (tmp_path / "without").write_text(plain.replace("11-27 ", "11-28 "))
-    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
     advice = advise(server, acceptance, "eagle3", costs)
     true = [clients_log(truth, clients, k, 360, seed=2 + k)[1] for k in range(most + 1)]
     for one in advice.of_tokens:
@@ -323,10 +317,7 @@ def test_of_a_server_that_trims_its_drafts_nothing_else_is_sure(tmp_path: Path) 
     (tmp_path / "without").write_text(plain)
     for name, said in (("with", text), ("trims", adaptive)):
         (tmp_path / name).write_text(said)
-        server = together(*read_files([tmp_path / name, tmp_path / "without"]))
-        acceptance = acceptance_of(server)
-        costs = seen(server, "eagle3", acceptance)
-        assert costs is not None
+        server, acceptance, costs = timed(tmp_path / name, tmp_path / "without")
         advice = advise(server, acceptance, "eagle3", costs)
         assert (advice.verdict == "keep") == (name == "trims")
         assert any(one.sure for one in advice.loads) == (name == "with")
@@ -340,10 +331,7 @@ def test_a_check_expects_of_loads_what_was_told_of_them(tmp_path: Path) -> None:
     (tmp_path / "with").write_text(vllm_log(KNEE, loads))
     without = vllm_log(KNEE, loads, k=lambda n: 0, method="")
     (tmp_path / "without").write_text(without.replace("11-26 ", "11-27 "))
-    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
     advice = advise(server, acceptance, "eagle3", costs)
     quiet = replace(advice, verdict="set", k=1, rows=(), at_loads=tuple(
         (n, Estimate(gain, gain - 0.02, gain + 0.02)) for n in (8, 64) for gain in (KNEE.speed(1, n) / KNEE.speed(3, n) - 1,)
@@ -364,10 +352,7 @@ def test_a_table_that_is_surer_is_not_given_up_for_one_k(tmp_path: Path) -> None
     loads = [n for n in (6, 20, 64) for _ in range(60)]
     (tmp_path / "with").write_text(vllm_log(steep, loads))
     (tmp_path / "without").write_text(vllm_log(steep, loads, k=lambda n: 0, method="").replace("11-26 ", "11-27 "))
-    server = together(*read_files([tmp_path / "with", tmp_path / "without"]))
-    acceptance = acceptance_of(server)
-    costs = seen(server, "eagle3", acceptance)
-    assert costs is not None
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
     advice = advise(server, acceptance, "eagle3", costs)
     assert advice.verdict == "by_batch"
     assert all(gain.value > -0.02 for _, gain in advice.at_loads)
