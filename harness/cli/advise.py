@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # these take seconds
 
     from harness.console import Watcher
     from harness.served.advice import Advice
-    from harness.served.expected import Estimate
     from harness.served.server import Server
 
 Files = Annotated[
@@ -271,7 +270,7 @@ def _why(advice: Advice) -> list[str]:
         if best is not None and not adaptive and best.best != best.as_served and best.gain.value >= WORTH / 2:
             worth = best.gain.value > WORTH
             lines.append(
-                f"K = {best.best} might give {_signed(best.gain)} at {best.running} running: "
+                f"K = {best.best} might give {best.gain.signed} at {best.running} running: "
                 + (
                     "at that load; over all that were served no change is surely better"
                     if best.sure
@@ -286,10 +285,10 @@ def _why(advice: Advice) -> list[str]:
             if advice.server.knows_load
             else "at one request at a time, for no file says how many ran"
         )
-        lines.append(f"expected: {_signed(advice.gain)} tokens a second {loads}")
+        lines.append(f"expected: {advice.gain.signed} tokens a second {loads}")
         if losing := [(running, gain) for running, gain in advice.at_loads if gain.value < -WORTH]:
             running, gain = min(losing, key=lambda one: one[1].value)
-            lines.append(f"slower where {running} run: {_signed(gain)} tokens a second there")
+            lines.append(f"slower where {running} run: {gain.signed} tokens a second there")
     if advice.server.settings.adaptive:
         return lines
     if advice.off_above is not None:
@@ -309,10 +308,6 @@ def _why(advice: Advice) -> list[str]:
     return lines
 
 
-def _signed(gain: Estimate) -> str:
-    return f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})"
-
-
 def _print_tokens(console: Console, advice: Advice) -> None:
     """A line for every k: how often its last position was accepted, and what drafting so many would give."""
     from harness.served.expected import positions
@@ -320,11 +315,11 @@ def _print_tokens(console: Console, advice: Advice) -> None:
     found, gains = positions(advice.acceptance), {one.k: one.gain for one in advice.of_tokens}
     size = len(found)
     shown = {*range(1, size + 1)} if size <= _SHOWN else {*range(1, 5), *(size * i // 4 for i in range(2, 5))}
-    rows = [["none", "", _signed(gains[0])]] if 0 in gains else []
+    rows = [["none", "", gains[0].signed]] if 0 in gains else []
     for k in sorted(shown):
         own, gain = found[k - 1], gains[k]
         accepted = f"{own.value:.0%} ({own.low:.0%} to {own.high:.0%})"
-        rows.append([str(k), accepted, "as served" if k == size and gain.low == gain.high else _signed(gain)])
+        rows.append([str(k), accepted, "as served" if k == size and gain.low == gain.high else gain.signed])
     over = f"over K = {advice.acceptance.gamma} verified whole" if advice.server.settings.adaptive else "over those served"
     print_table(console, ["k", "position k accepted, of drafts", f"tokens/s with k drafted, {over}"], rows, ())
     say(console, f"intervals: {advice.acceptance.basis}")
@@ -359,8 +354,8 @@ def _print_loads(console: Console, advice: Advice) -> None:
             if one.best == one.as_served
             else (f"k = {one.best}" if one.best else "none") + ("" if one.sure else " ?")
         )
-        gain = "–" if one.best == one.as_served else _signed(one.gain)
-        over = [] if one.over_none is None else [_signed(one.over_none)]
+        gain = "–" if one.best == one.as_served else one.gain.signed
+        over = [] if one.over_none is None else [one.over_none.signed]
         rows.append([f"{one.running}{'' if one.served else ' *'}", best, gain, *over])
     base = f"over K = {gamma} whole" if advice.server.settings.adaptive else "over what was served"
     heads = ["running", "most tokens/s", base, *([f"K = {gamma} over none"] if advice.knows_off else [])]
@@ -376,7 +371,8 @@ def _after(advice: Advice) -> str:
     if not e.gamma:
         return "after the change the log should hold no lines of acceptance; check it:"
     rates = ", ".join(f"{one.value:.2f}" for one in e.positions[:_SHOWN]) + (", …" if len(e.positions) > _SHOWN else "")
+    by_position = f", by position {rates}" if advice.acceptance.by_position else ""
     return (
         f"{'the log should go on to show' if advice.verdict == 'keep' else 'after the change the log should show'} "
-        f"{e.length.value:.2f} ({e.length.low:.2f} to {e.length.high:.2f}) tokens per draft, by position {rates}; check it:"
+        f"{e.length.value:.2f} ({e.length.low:.2f} to {e.length.high:.2f}) tokens per draft{by_position}; check it:"
     )

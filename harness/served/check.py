@@ -184,17 +184,15 @@ def _check_gain(
         else:
             unsure.append("no load ran long enough both before and after: what it gave in tokens a second is not known")
         return
-    told = f"{gain.value:+.0%} ({gain.low:+.0%} to {gain.high:+.0%}) tokens a second at the loads of before"
+    told = f"{gain.signed} tokens a second at the loads of before"
     if advice.verdict == "keep":
         good.append(told)
     elif gain.high < expected.low:
-        bad.append(
-            f"{told}, {expected.value:+.0%} ({expected.low:+.0%} to {expected.high:+.0%}) were expected: {_slow(advice)}"
-        )
+        bad.append(f"{told}, {expected.signed} were expected: {_slow(advice)}")
     elif gain.low <= 0 < expected.low and gain.value < expected.low:
-        unsure.append(f"{told}: that may be nothing; {expected.value:+.0%} were expected")
+        unsure.append(f"{told}: that may be nothing; {expected.signed} were expected")
     else:
-        good.append(f"{told}, {expected.value:+.0%} were expected")
+        good.append(f"{told}, {expected.signed} were expected")
 
 
 def _slow(advice: Advice) -> str:

@@ -43,6 +43,11 @@ class Estimate:
         parts = ([getattr(one, name) for one in some] for name in ("value", "low", "high"))
         return cls(*(float(np.average(part, weights=weights)) for part in parts))
 
+    @property
+    def signed(self) -> str:
+        """For people, of a gain."""
+        return f"{self.value:+.0%} ({self.low:+.0%} to {self.high:+.0%})"
+
     def row(self) -> dict[str, float]:
         """The estimate as JSON has it."""
         return {"value": self.value, "low": self.low, "high": self.high}

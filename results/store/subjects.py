@@ -101,6 +101,9 @@ def find(con: duckdb.DuckDBPyConnection, subject: Subject, name: str, file: Path
     matches = [name] if name in found else [each for each in found if name and each.startswith(name)]
     if len(matches) == 1:
         return matches[0]
+    for other in (RUN, SWEEP, STUDY):
+        if name and con.execute(f"SELECT 1 FROM {other.table} WHERE {other.key} = ?", [name]).fetchone():
+            raise InputError(f"{word} {name}: is a {other.word}, of which `harness show {name}` tells all")
     problem = f"fits several {subject.table}" if matches else f"no such {word}"
     latest = f"; the latest are {', '.join(list(found)[:_NAMED])}" if found else f"; `{subject.made_by}` makes one"
     raise InputError(f"{word} {name or repr(name)}: {problem} in {file}{latest}")

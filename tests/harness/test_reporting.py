@@ -86,6 +86,7 @@ def test_pictures_without_a_browser_are_refused_in_one_sentence(out: Path, monke
         (("gone",), "run gone: no such run"),
         ((RUN, "--sweep", "gone"), "sweep gone: no such sweep"),
         ((RUN, "--study", "gone"), "study gone: no such study"),
+        ((RUN, "--study", "5eed"), "study 5eed: is a sweep, of which `harness show 5eed` tells all"),
     ],
 )
 def test_what_is_not_there_is_bad_input(out: Path, arguments: tuple[str, ...], said: str) -> None:

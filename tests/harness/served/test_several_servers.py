@@ -421,6 +421,8 @@ def test_what_says_nothing_is_left_out_beside_what_does(tmp_path: Path) -> None:
     log, idle = vllm_log(Truth(), [4] * 20), vllm_metrics(0, (), 0, 0, model="Org/Model-8B")
     found = served(tmp_path, log=log, idle=idle, summary="Metric,avg,min,max,p99\n")
     assert found.gamma == 3
-    assert [note for note in found.notes if "left out" in note and ("idle" in note or "summary" in note)]
+    idle_note, summary_note = (next(note for note in found.notes if name in note) for name in ("idle", "/summary"))
+    assert "nothing was generated since the server began, and is left out" in idle_note
+    assert "profile_export.jsonl beside it has the requests, and is read: left out" in summary_note
     with pytest.raises(InputError, match="nothing was generated"):
         served(tmp_path / "alone", idle=idle)
