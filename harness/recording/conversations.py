@@ -1,8 +1,8 @@
 """Conversations as people publish and log them: a row, whatever its form, as the turns of a user and what was answered.
 
 Forms, told apart by their fields: `turns` (FastChat's questions, SPEED-Bench), `messages` (OpenAI's chats), `conversations`
-(ShareGPT), `prompt`; and a gateway's rows, which hold a request and the answer to it, one inside the other or side by side,
-as objects or as the text of bodies.
+(ShareGPT), `prompt` or what data sets call it; and a gateway's rows, which hold a request and the answer to it, one inside
+the other or side by side, as objects or as the text of bodies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from simulator.bodies import REQUESTS, RESPONSES, opened
 
 FORMS = '"turns" (texts), "messages" (role and content), "conversations" (from and value) or "prompt" (a text)'
 """What a row must have one of."""
+_ASKED: Final = ("prompt", "instruction", "question", "problem")
+"""Under which data sets keep a text that is asked."""
+_SAID: Final = ("response", "completion", "output")
+"""Under which they keep the text that answers it, whoever wrote it; GSM8K's `answer` is no model's."""
 _USERS = {"user", "human"}
 _SYSTEMS = {"system", "developer"}
 _TOOLS = {"tool", "function", "observation"}
@@ -22,8 +26,10 @@ _NAMES = ("id", "question_id", "prompt_id", "custom_id")
 """Fields that name a row, the first of them that is there."""
 _DOMAINS = ("domain", "category")
 """Fields that say what kind of work it is."""
-_OF_A_GATEWAY: Final = {"path", "url", "uri", "endpoint", "method", "call_type", *REQUESTS[:3], *RESPONSES[:3]}
-"""Fields of rows that stand for requests, whatever they were for."""
+_OF_A_GATEWAY: Final = {"path", "url", "uri", "endpoint", "method", "call_type"}
+"""Fields of rows that stand for requests, whatever they were for; with the bodies of these, where they are no mere text."""
+_OF_BODIES: Final = {"messages", "model", "choices", "usage", "error", "status_code"}
+"""Fields that bodies have one of."""
 _TO_BE_FETCHED: Final = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
 """What SPEED-Bench, as it is published, has in place of texts that are others' to publish."""
 _SETTINGS: Final = ("model_parameters", "modelParameters", "optional_params", "parameters", "params")
@@ -99,7 +105,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     if not turns:
         raise Unusable("without a user's turn")
     if answer is not None and answer.text:
-        if replies[-1] is not None:
+        if replies[-1] is not None and replies[-1].text != answer.text:
             raise Unusable("that go on with an answer begun before")
         replies[-1] = answer
     return Conversation(tuple(turns), tuple(replies), system, str(domain).strip(), named)
@@ -109,14 +115,26 @@ def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
     """What was asked, and the answer; of a row that is a conversation by itself, the row. Raises Unusable."""
     asked = next(_bodies(row, REQUESTS, ("messages", "prompt")), row)
     answered = next(_bodies(row, RESPONSES, ("choices", "content", "error")), row if "choices" in row else None)
-    logged = asked is not row or answered is not None or bool(_OF_A_GATEWAY & row.keys())
+    bodies = any(_is_body(row.get(name)) for name in (*REQUESTS[:3], *RESPONSES[:3]))
+    logged = asked is not row or answered is not None or bodies or bool(_OF_A_GATEWAY & row.keys())
     if logged and _failed(row, answered):
         raise Unusable("that failed")
     if logged and not {"messages", "turns", "conversations"} & asked.keys():
         raise Unusable("that are no chats")
     if asked.get("tools") or asked.get("functions"):
         raise Unusable("with tools")
+    if answered is None:
+        said = next((text for name in _SAID if isinstance(text := row.get(name), str) and not _is_body(text)), "")
+        answered = {"content": said} if said else None
     return asked, None if answered is None else _reply(row, asked, answered)
+
+
+def _is_body(value: Any) -> bool:
+    """Whether it is what went over the wire, and no mere text, which may be JSON, too, as a model's answer."""
+    if isinstance(value, str):
+        found = opened(value)
+        return isinstance(found, dict) and bool(_OF_BODIES & found.keys())
+    return isinstance(value, dict | list)
 
 
 def _bodies(row: Mapping[str, Any], names: Sequence[str], fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -207,8 +225,9 @@ def _spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield from _messages("conversations", said, "from", "value")
     elif isinstance(prompt := row.get("prompt"), list):
         yield from _messages("prompt", prompt, "role", "content")
-    elif isinstance(prompt, str) and prompt:
-        yield "user", prompt, ""
+    elif asked := next((text for name in _ASKED if isinstance(text := row.get(name), str) and text), ""):
+        more = row.get("input") if "instruction" in row else ""  # Alpaca's: what the instruction is about
+        yield "user", f"{asked}\n\n{more}" if isinstance(more, str) and more else asked, ""
     else:
         raise ValueError(f'"turns" must be there, or another form of a prompt: {FORMS}')
 

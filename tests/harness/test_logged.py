@@ -67,6 +67,33 @@ def test_a_gateways_row_says_the_same_in_any_form(form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "turn", "reply"),
+    [
+        ({"prompt": "a", "response": "b"}, "a", Reply("b")),
+        ({"domain": "math", "source": "s", "prompt": "a", "response": '{"b": 3}'}, "a", Reply('{"b": 3}')),
+        ({"prompt": "a", "completion": " b"}, "a", Reply(" b")),
+        ({"instruction": "a", "input": "", "output": "b"}, "a", Reply("b")),
+        ({"instruction": "a", "input": "x", "output": "b"}, "a\n\nx", Reply("b")),
+        ({"instruction": "a"}, "a", None),
+        ({"question": "a", "answer": "It is 3. #### 3"}, "a", None),
+        ({"problem": "a", "solution": "b", "answer": "3"}, "a", None),
+        ({"messages": [user("a")], "response": "b", "usage": {"completion_tokens": 2}}, "a", Reply("b", tokens=2)),
+        ({"messages": [user("a"), said("b")], "output": "b"}, "a", Reply("b")),
+        ({"prompt": "a", "response": "b", "temperature": 0.5}, "a", Reply("b", sampling={"temperature": 0.5})),
+        (
+            {"prompt": "a", "response": "<think>c</think>b"},
+            "a",
+            Reply("<think>c</think>b", otherwise="with reasoning in them"),
+        ),
+    ],
+)
+def test_a_row_of_a_data_set_is_what_was_asked_and_answered(row: dict[str, Any], turn: str, reply: Reply | None) -> None:
+    found = conversation_of(row)
+    assert found.turns == (turn,)
+    assert found.replies == (reply,)
+
+
+@pytest.mark.parametrize(
     ("request_", "response", "why"),
     [
         ({"tools": [{"type": "function"}]}, {}, "with tools"),
