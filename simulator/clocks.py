@@ -21,6 +21,8 @@ _TIED: Final = 0.1
 """Share of requests at the moment of another from which on times are rounded."""
 _AN_HOUR_S: Final = (1800.0, 3660.0)
 """By how much times jump back where clocks are put back."""
+_BACK_LINES: Final = 2
+"""Lines after such a jump that are earlier, too, where it is the clock's."""
 _SMOOTHED: Final = (1, 5, 21, 101, 501, 2001)
 """Lines whose middle time stands for them where lines are not in the order of their times."""
 _SPREADSHEET_DAYS: Final = (36_526, 73_050)
@@ -87,8 +89,9 @@ def back_an_hour(came: Times) -> str:
 
 def _jumps_back(came: Times) -> bool:
     steps = np.diff(came)
-    jumps = int(((-steps > _AN_HOUR_S[0]) & (-steps < _AN_HOUR_S[1])).sum())
-    return 1 <= jumps <= 2 and (steps < -60.0).sum() <= jumps and 2 * (steps > 0).sum() >= len(steps)
+    jumps = np.flatnonzero((-steps > _AN_HOUR_S[0]) & (-steps < _AN_HOUR_S[1]))
+    stay = all(came[i + 1 : i + 2 + _BACK_LINES].max() < came[i] for i in jumps)  # one long request jumps back by itself
+    return stay and 1 <= len(jumps) <= 2 and (steps < -60.0).sum() <= len(jumps) and 2 * (steps > 0).sum() >= len(steps)
 
 
 def far_apart(seconds: Times) -> str:

@@ -105,6 +105,8 @@ def _said(row: Row, field: str) -> Took | None:
         seconds = sum(number({field: part}, field) for part in parts)  # of each server that was asked, one after the other
     else:
         seconds = number(row, field) * unit
+    if seconds == -unit:  # as gateways write what they do not know
+        return None
     if seconds < 0:
         raise ValueError(f"{field} {row[field]}: must be 0 or more")
     return Took(field, seconds)

@@ -120,6 +120,17 @@ def test_the_hour_that_comes_twice_is_told_where_no_zone_tells_it(starts: bool, 
         assert len(found.arrival_s) / found.arrival_s[-1] == pytest.approx(0.2, rel=0.05)
 
 
+def test_one_long_request_is_no_clock_put_back(tmp_path: Path) -> None:
+    """Written when it ended, with the time at which it began, 40 minutes before those around it."""
+    rows = [
+        {"start_time": f"2026-11-03T09:{minute:02}:{second:02}", "usage": USED} for minute in range(60) for second in (0, 30)
+    ]
+    rows.insert(100, {"start_time": "2026-11-03T09:09:59", "usage": USED})
+    found = requests_of(tmp_path, lines(*rows))
+    assert len(found.arrival_s) == 121
+    assert "jump back" not in told(found)
+
+
 def test_logs_of_two_servers_with_zones_are_no_clock_put_back(tmp_path: Path) -> None:
     hour = [at(0, time=f"2026-11-03T09:{minute:02}:00Z") for minute in range(60)]
     assert "jump back" not in told(requests_of(tmp_path, lines(*hour, *hour)))

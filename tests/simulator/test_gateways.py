@@ -280,6 +280,12 @@ def test_of_several_durations_the_longest_is_the_requests(read: Read) -> None:
     assert found.arrival_s.tolist() == pytest.approx([0, 9.33])
 
 
+def test_a_duration_that_is_not_known_is_none(read: Read) -> None:
+    """-1, as gateways write it of requests that failed, beside one that is known."""
+    found = read(lines(at(20, duration_ms=8530), at(21, duration_ms=-1)))
+    assert found.arrival_s.tolist() == pytest.approx([0, 9.53])
+
+
 def test_what_may_be_a_duration_is_named_where_none_is_known(read: Read) -> None:
     [note] = [note for note in read(lines(at(0, zeit_ms=9, wall_time=3.5, cost_s="-"), at(1))).notes if "taken for" in note]
     assert "where zeit_ms or wall_time is one, call it duration_s or duration_ms" in note
