@@ -1,10 +1,9 @@
-"""The advice against servers whose truth is known, and what becomes of it afterwards."""
+"""The advice against servers whose truth is known."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from harness.cli.app import app
 from harness.served.acceptance import acceptance_of, interval
 from harness.served.advice import WORTH
 from harness.served.costs import Believed, _of_every_length, believed
@@ -24,26 +21,8 @@ from harness.served.sources.registry import read_files
 from results.store.database import Store
 from simulator.hardware.catalogue import find_profile
 from simulator.serving.sglang import SGLANG
+from tests.harness.served.advising import HEAVY, LOADS, POOR, advised, run
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
-
-LOADS = [int(n) for n in np.clip(np.round(16 * np.exp(0.9 * np.sin(np.arange(180) / 20))), 1, 64)]
-POOR = Truth(survival=(0.6, 0.2, 0.04, 0.01, 0.002))
-"""A server whose K is too large."""
-HEAVY = Truth(survival=(0.5, 0.3, 0.15), token_s=0.0001, draft_s=0.0005)
-"""One that should draft nothing above about 40 running."""
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def advised(folder: Path, text: str, *words: object) -> dict[str, object]:
-    """The advice on a file, as JSON."""
-    (folder / "file.log").write_text(text)
-    done = run("advise", folder / "file.log", *words, "--json")
-    assert done.exit_code == 0, done.output
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
 
 
 def test_a_k_that_is_too_large_is_lowered(tmp_path: Path) -> None:
@@ -203,37 +182,6 @@ def test_steps_without_drafts_say_where_it_turns(tmp_path: Path) -> None:
         assert HEAVY.speed(k, n) > 0.93 * max(HEAVY.speed(any_k, n) for any_k in range(4))
 
 
-def test_what_a_table_should_show_is_what_a_log_under_it_shows(tmp_path: Path) -> None:
-    """Drafts are as long as their load has them: fewer tokens than drafts of K, and fewer at late positions."""
-    loads = [int(n) for n in np.clip(np.round(24 * np.exp(1.2 * np.sin(np.arange(240) / 27))), 1, 128)]
-    told = advised(tmp_path, vllm_log(HEAVY, loads, k=lambda n: 3 if n <= 40 else 0, clumped=0.1))
-    rows, expected = told["rows"], told["expected"]
-    assert isinstance(rows, list)
-    assert isinstance(expected, dict)
-    table = f"'num_speculative_tokens': 3, 'num_speculative_tokens_per_batch_size': {rows}"
-    later = vllm_log(HEAVY, loads, k=lambda n: next(k for first, last, k in [*rows, (1, 10**6, 0)] if first <= n <= last))
-    (tmp_path / "later.log").write_text(later.replace("'num_speculative_tokens': 3", table))
-    server = together(*read_files([tmp_path / "later.log"]))
-    assert expected["tokens_per_draft"]["value"] == pytest.approx(server.length, rel=0.02)
-    assert [one["value"] for one in expected["positions"]] == pytest.approx(list(server.drafts.survival), abs=0.02)
-    kept = " ".join(run("advise", tmp_path / "later.log").stdout.split())
-    assert f"keep K by batch size as it is: {rows[0][0]} to {rows[0][1]} running: {rows[0][2]}" in kept
-    checked = run("advise", tmp_path / "file.log", "--check", tmp_path / "later.log")
-    assert f"{server.length:.2f}" in checked.stdout
-    assert checked.exit_code == 0
-    (tmp_path / "flat.log").write_text(vllm_log(replace(HEAVY, survival=HEAVY.survival[:2]), loads))
-    undone = run("advise", tmp_path / "file.log", "--check", tmp_path / "flat.log")
-    assert "K by batch size was advised" in " ".join(undone.stdout.split())
-
-
-def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own words for SGLang's K by batch size change K while it runs, which its log does not say."""
-    (tmp_path / "f").write_text(vllm_log(HEAVY, sorted(LOADS), k=lambda n: 3 if n <= 16 else 0))
-    monkeypatch.setattr("harness.cli.advise.flags_of", lambda advice: "--speculative-adaptive")
-    told = " ".join(run("advise", tmp_path / "f").stdout.split())
-    assert ("--check cannot read it" in told, "--check LATER.log" in told) == (True, False)
-
-
 def test_the_file_of_sglangs_table_is_written_above_the_words_that_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,54 +224,6 @@ def test_a_profile_of_another_machine_is_refused(tmp_path: Path) -> None:
     done = run("advise", tmp_path / "f", "--hardware", "h100/qwen3-8b")
     assert done.exit_code == 2
     assert "no machine like it" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("later", "code", "told"),
-    [
-        (Truth(survival=POOR.survival[:2]), 0, "held"),
-        (POOR, 1, "K is 5"),
-        (Truth(survival=(0.4, 0.1)), 1, "position 1"),
-        (Truth(survival=POOR.survival[:2], base_s=0.0125), 1, "steps did not become"),
-    ],
-)  # fmt: skip
-def test_what_became_of_a_change(later: Truth, code: int, told: str, tmp_path: Path) -> None:
-    (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
-    (tmp_path / "after").write_text(vllm_log(later, LOADS, seed=9, clumped=0.1))
-    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
-    assert (done.exit_code, told in done.stdout) == (code, True), done.output
-
-
-def test_what_was_served_before_is_no_check(tmp_path: Path) -> None:
-    right = Truth(survival=(0.8, 0.7, 0.6))
-    for name in ("before", "copy"):
-        (tmp_path / name).write_text(vllm_log(right, LOADS))
-    done = run("advise", tmp_path / "before", "--check", tmp_path / "copy")
-    assert done.exit_code == 3, done.output
-    assert "nothing was served since" in done.stdout
-
-
-def test_a_shortfall_that_may_be_chance_is_not_held(tmp_path: Path) -> None:
-    """Forty drafts each: a ninth less, and not surely."""
-    (tmp_path / "before").write_text(vllm_metrics(40, (28, 20), 40, 2))
-    (tmp_path / "after").write_text(vllm_metrics(41, (24, 14), 41, 2))
-    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
-    assert (done.exit_code, "may be chance" in done.stdout) == (3, True), done.output
-
-
-def test_another_k_is_no_change_where_none_was_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "before").write_text(vllm_log(Truth(survival=(0.8, 0.7, 0.6)), LOADS))
-    (tmp_path / "after").write_text(vllm_log(Truth(survival=(0.8, 0.7)), LOADS))
-    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
-    assert done.exit_code == 1
-    assert "K is 2 in the later files, and 3 was to be kept" in done.stdout
-
-
-def test_too_early_to_say(tmp_path: Path) -> None:
-    (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
-    (tmp_path / "after").write_text(vllm_metrics(12, (7, 2), 12, 1, model="Org/Model-8B"))
-    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
-    assert done.exit_code == 3, done.output
 
 
 @pytest.mark.parametrize(
@@ -375,14 +275,6 @@ def test_a_server_that_drafts_nothing_has_no_advice(tmp_path: Path) -> None:
     done = run("advise", tmp_path / "b")
     assert done.exit_code == 1
     assert "drafts nothing" in done.stderr
-
-
-def test_the_command_that_checks_asks_what_was_asked(tmp_path: Path) -> None:
-    (tmp_path / "a b").write_text(vllm_log(POOR, LOADS))
-    asked = ["--drafter", "eagle3", "--hardware", "h100/qwen3-8b", "--kv", "fp8"]
-    printed = run("advise", tmp_path / "a b", *asked).stdout.splitlines()
-    [again] = [line for line in printed if "--check" in line]
-    assert shlex.split(again) == ["harness", "advise", str(tmp_path / "a b"), *asked, "--check", "LATER.log"]
 
 
 def test_a_drafter_other_than_the_files_say_is_refused(tmp_path: Path) -> None:

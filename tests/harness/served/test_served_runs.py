@@ -18,7 +18,7 @@ from results.store.database import Store
 from results.store.decisions import models_of
 from simulator.policies import PolicySpec
 from simulator.replay import replay
-from tests.harness.served.test_advice import LOADS, run
+from tests.harness.served.advising import LOADS, run
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
 

@@ -23,7 +23,7 @@ from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
 from simulator.hardware.catalogue import find_profile
-from tests.harness.served.test_advice import advised
+from tests.harness.served.advising import advised
 from tests.harness.served.writing import Clients, Truth, _stretch, clients_log, vllm_log, walked_log
 
 EAGLE = (0.72, 0.53, 0.38)
