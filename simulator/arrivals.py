@@ -20,11 +20,11 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from simulator import clocks, gateways
+from simulator import clocks, gateways, spelling
 from simulator.errors import InputError
 from simulator.fields import number, tokens
 from simulator.gateways import Asked, Facts
-from simulator.identities import FURTHER, Line, Silent, joined
+from simulator.identities import FURTHER, WHOLES, Line, Silent, joined, wholes
 from simulator.moments import has_zone, time_s
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
@@ -146,7 +146,8 @@ class RecordedRequests:
         if not window.whole:
             said.append(f"window {window} (seconds since the first request): {counted(len(seconds), 'request')} of these")
         cached = gateways.cached_note(sum(found.from_a_cache), sum(found.prompt))
-        told = (*form.notes(Counter(found.facts), left_out), found.joined_note, cached, *notes, far, of_blocks)
+        more = gateways.unexplained_note(sum(found.unexplained), sum(found.prompt) + sum(found.output))
+        told = (*form.notes(Counter(found.facts), left_out), found.joined_note, cached, more, *notes, far, of_blocks)
         said += [note for note in told if note]
         if left_out:
             said.append(f"not load: {counted(left_out.total(), 'line')} ({_named(left_out)})")
@@ -156,7 +157,7 @@ class RecordedRequests:
 def _named(counts: Counter[str]) -> str:
     """Counts by reason, the most frequent first."""
     named = [f"{n:,} {why}" for why, n in counts.most_common(_NAMED)]
-    return ", ".join([*named, f"{len(counts) - _NAMED} more reasons"] if len(counts) > _NAMED else named)
+    return ", ".join([*named, counted(len(counts) - _NAMED, "more reason")] if len(counts) > _NAMED else named)
 
 
 Read = Callable[[Row], Asked | str]
@@ -183,6 +184,8 @@ class _Form:
     """A line of a request that nothing says the tokens of, and why that is no load."""
     several: Callable[[Row], tuple[str, float] | None] = lambda row: None
     """(field, number) of the requests that a row says it is of."""
+    span: Callable[[Row], tuple[object, object]] = lambda row: (None, None)
+    """(what a row is known by as a part of something, or as what has parts; what it is a part of)."""
     unit: str = ""
     """The unit of its times, where they count from the trace's own beginning."""
     block_tokens: int = 0
@@ -209,6 +212,8 @@ class _Gathered:
     block_sizes: Counter[int | None] = field(default_factory=Counter)
     from_a_cache: list[int] = field(default_factory=list)
     """Tokens of the prompt of each."""
+    unexplained: list[int] = field(default_factory=list)
+    """Tokens of each that its total has besides prompt and answer."""
     began: dict[object, float] = field(default_factory=dict)
     """When the first request of each session came."""
     joined_note: str = ""
@@ -219,7 +224,7 @@ class _Gathered:
         if kept is not None and not kept.all():
             own = list(kept)
             self.came_s = self.came_s[kept]
-            for name in ("prompt", "output", "facts", "hashes", "from_a_cache"):
+            for name in ("prompt", "output", "facts", "hashes", "from_a_cache", "unexplained"):
                 setattr(self, name, list(itertools.compress(getattr(self, name), own)))
 
     def timed(self) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -242,9 +247,12 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
     """The requests of all rows, each once. Raises InputError with the line of what is wrong."""
     found, lines, silent = _Gathered(form), list[Line](), list[Silent]()
     counts: list[tuple[int, str, float]] = []
+    part_of, spans = dict[object, object](), list[object]()
     for line, row in read:
         try:
             one = form.read(row)
+            own, whole = form.span(row)
+            part_of |= {own: whole} if own is not None and whole is not None else {}
             if (many := form.several(row)) is not None:
                 counts.append((line, *many))
             if isinstance(one, str):
@@ -257,11 +265,13 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             raise InputError(f"{file}, line {line}: {what}") from None
         if "session" in row:  # a document with its requests
             found.began[row["session"]] = min(one.came_s, found.began.get(row["session"], one.came_s))
+        spans.append(own)
         facts = one.facts
         says_when = facts.starts or facts.took is not None
         lines.append(Line(one.known, one.came_s, one.prompt, one.output, says_when, facts.finished))
         found.facts.append(facts)
         found.from_a_cache.append(one.cached)
+        found.unexplained.append(one.unexplained)
         found.hashes.append(ids)
         found.block_sizes[block_tokens] += 1
     _check_each_is_one(file, counts)
@@ -270,13 +280,16 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
             if left_out else f"{file}: holds no requests"
         )  # fmt: skip
-    _put_together(found, lines, silent, left_out)
+    _put_together(found, lines, silent, left_out, wholes(spans, part_of))
     return found
 
 
-def _put_together(found: _Gathered, lines: list[Line], silent: list[Silent], left_out: Counter[str]) -> None:
-    """Make one request of the lines of one."""
+def _put_together(
+    found: _Gathered, lines: list[Line], silent: list[Silent], left_out: Counter[str], whole: set[int]
+) -> None:
+    """Make one request of the lines of one, and none of those that are a whole of others."""
     one = joined(lines, silent)
+    one.left_out |= dict.fromkeys(whole, WHOLES)
     left_out.update(one.left_out.values())
     left_out.subtract(one.further)
     left_out[FURTHER] += len(one.further)
@@ -353,13 +366,13 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
             for form in _FORMS:
                 if {folded(column) for column in form.columns} <= own:
                     return form, ((at, form.spelled(each)) for at, each in itertools.chain(before, read))
-        if gateways.is_line(gateways.spelled(row)):
-            return _GATEWAY, ((at, gateways.spelled(each)) for at, each in itertools.chain(before, read))
+        if gateways.is_line(spelling.spelled(row)):
+            return _GATEWAY, ((at, spelling.spelled(each)) for at, each in itertools.chain(before, read))
     if not before:
         raise InputError(f"{file}: holds no requests")
     columns = ", ".join(map(str, before[0][1]))
-    spelled = [gateways.spelled(row) for _, row in before]
-    time = next((name for row in spelled if (name := gateways.has_time(row))), "")
+    spelled = [spelling.spelled(row) for _, row in before]
+    time = next((name for row in spelled if (name := spelling.has_time(row))), "")
     if any(gateways.lacks_usage(row) for row in spelled):
         raise InputError(
             f"{file}: is a gateway's log, and no line of it has token usage ({gateways.usage_names()}): let the gateway log "
@@ -460,5 +473,5 @@ _FORMS = (
 in the `block_size` of the published weka traces."""
 _GATEWAY = _Form(
     "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.notes,
-    silent=gateways.silent_line, several=gateways.several,
+    silent=gateways.silent_line, several=gateways.several, span=gateways.span,
 )  # fmt: skip

@@ -11,8 +11,17 @@ from simulator.fields import is_blank, number
 from simulator.moments import is_dated, span_s
 from simulator.tabular import Row
 
-MAKERS: Final = {"request_time": 1.0, "upstream_response_time": 1.0, "upstream_service_time": 1e-3}
-"""Fields that say how long the request took in a unit that only their makers say, in seconds each: nginx's, and Envoy's."""
+MAKERS: Final = {
+    "request_time": 1.0, "upstream_response_time": 1.0, "upstream_service_time": 1e-3, "use_time": 1.0,
+    "event.duration": 1e-9,
+}  # fmt: skip
+"""Fields that say how long the request took in a unit that only their makers say, in seconds each: nginx's, Envoy's, One
+API's, and Elastic's."""
+_IN_MS: Final = (
+    ("duration", frozenset({"upstream_service_time"})), ("duration", frozenset({"tokens_in", "cached"})),
+    ("response_time", frozenset({"req_units"})), ("latency", frozenset({"llm_summary"})),
+)  # fmt: skip
+"""Names without a unit that are in milliseconds beside such fields: Envoy's, Cloudflare's, Portkey's and APISIX's."""
 _UNITS: Final = (
     (re.compile(r"ns|nanos\w*"), 1e-9), (re.compile(r"us|micros\w*"), 1e-6), (re.compile(r"ms|msecs?|millis\w*"), 1e-3),
     (re.compile(r"s|secs?|seconds"), 1.0),
@@ -70,6 +79,12 @@ def took(row: Row) -> Took | None:
     return longest
 
 
+@lru_cache(maxsize=4096)
+def is_one(field: str) -> bool:
+    """Whether a field is called as a request's duration is, with its unit or without."""
+    return field in MAKERS or _unit(field) is not None or _is_bare(field)
+
+
 def says_one(row: Row) -> bool:
     """Whether a line says how long its request took, in any unit or none."""
     try:
@@ -118,21 +133,21 @@ def _without_a_unit(row: Row, field: str) -> Took | None:
     value = row[field]
     if not _is_bare(field) or not isinstance(value, int | float | str) or isinstance(value, bool) or is_blank(value):
         return None
-    if "upstream_service_time" in row and field == "duration":  # Envoy's, both in ms
+    if any(field == name and beside <= row.keys() for name, beside in _IN_MS):
         return Took(field, number(row, field) * 1e-3)
     if "eval_count" in row and field == "total_duration":
         return Took(field, number(row, field) * 1e-9)
     if "tokens_prompt" in row and "native_tokens_prompt" in row:
         return Took(field, number(row, field) * 1e-3)
     if (seconds := span_s(str(value))) is None:
-        if isinstance(value, str) and is_dated(value):
+        if (isinstance(value, str) and is_dated(value)) or "." in field:  # within an object it may be anything
             return None
         raise ValueError(f"{field} {value}: has no unit; call the field {field}_s or {field}_ms")
     return Took(field, seconds)
 
 
 @lru_cache(maxsize=4096)
-def _words(field: str) -> str:
+def words_of(field: str) -> str:
     """A name in small letters, with `_` between its words: `Latency (ms)` and `latencyMs` are latency_ms."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", field).lower()
     return re.sub(r"[\W_]+", "_", apart).strip("_")
@@ -141,7 +156,7 @@ def _words(field: str) -> str:
 @lru_cache(maxsize=4096)
 def _unit(field: str) -> float | None:
     """Seconds of the unit at a duration's end; None for what is no such name."""
-    before, _, last = _words(field).rpartition("_")
+    before, _, last = words_of(field).rpartition("_")
     unit = next((seconds for name, seconds in _UNITS if name.fullmatch(last)), None)
     core = before.removesuffix("_in")
     core = core.removesuffix("_total") if core.endswith(("duration_total", "latency_total")) else core
@@ -159,14 +174,14 @@ def _is_core(words: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_bare(field: str) -> bool:
-    words = _words(field)
+    words = words_of(field)
     return field not in MAKERS and words not in _BARE_NOT and _is_core(words)
 
 
 @lru_cache(maxsize=4096)
 def _may_be_one(field: str) -> bool:
-    words = _words(field)
-    known = field in MAKERS or _unit(field) is not None or _is_bare(field)
+    words = words_of(field)
+    known = field in MAKERS or _unit(field) is not None or (_is_bare(field) and "." not in field)
     return not known and _LIKE.search(words) is not None and "stamp" not in words and not _PART.search(words)
 
 

@@ -13,42 +13,30 @@ from simulator.fields import is_blank
 from simulator.identities import Silent
 from simulator.moments import SINCE_1970, has_zone, is_dated, time_s
 from simulator.numbers import counted, written
-from simulator.tabular import Row, folded
-from simulator.usage import FLAT, USAGE, bodies, used
+from simulator.spelling import (
+    ENDS,
+    IDS,
+    MODELS,
+    NAMES,
+    OF_GATEWAYS,
+    PARENTS,
+    PATHS,
+    SEVERAL,
+    SPAN_IDS,
+    STAMPS,
+    STARTS,
+    STATUSES,
+    first,
+    has_time,
+    only_time,
+)
+from simulator.tabular import Row
+from simulator.usage import USAGE, bodies, used
 
-_STAMPS: Final = (
-    "time", "timestamp", "@timestamp", "ts", "time_iso8601", "msec", "time_local", "created_at", "timeUnixNano", "datetime",
-    "event_time", "log_time", "timestamp_utc", "_time", "timestamp_ms", "ts_ms", "created",
-)  # fmt: skip
-"""Fields that say when, the first that is there."""
 _IN_MS: Final = frozenset({"timestamp_ms", "ts_ms"})
-"""Those of them whose small numbers are milliseconds."""
-_STARTS: Final = (
-    "startTime", "start_time", "started_at", "StartUTC", "startTimeUnixNano", "arrival_s", "arrival_time",
-    "startTimestamp", "start_ts", "request_timestamp", "request_created_at", "request_start_time", "request_received_at",
-    "request_creation_time",
-)  # fmt: skip
-"""Fields that say when a request came, whatever it took: LiteLLM's, Envoy's, Kong's, Traefik's, OpenTelemetry's, and
-Helicone's."""
-_ENDS: Final = (
-    "completed_at", "endTime", "end_time", "ended_at", "finished_at", "EndUTC", "endTimestamp", "response_timestamp",
-    "response_created_at",
-)  # fmt: skip
-"""Fields that say when a request ended: a time beside one may be when it came."""
+"""Times whose small numbers are milliseconds."""
 _MADE: Final = frozenset({"created_at", "created"})
 _OF_ANSWERS: Final = frozenset({"chat.completion", "text_completion", "chat.completion.chunk", "response"})
-_PATHS: Final = ("path", "x-envoy-origin-path", "request_uri", "uri", "url", "route", "request", "call_type")
-_STATUSES: Final = ("status", "response_code", "status_code", "response_status", "response_status_code")
-_MODELS: Final = ("model", "model_name", "genai_model_name", "gen_ai.request.model", "request_model")
-_OF_GATEWAYS: Final = {*_PATHS[:-1], *_STATUSES, "method", "upstream"}
-"""Fields of which a gateway's lines have some, whether they have usage or not."""
-_IDS: Final = ("request_id", "requestId", "x_request_id", "x-request-id", "id", "span_id")
-"""What a request is known by: lines of one are put together."""
-_SEVERAL: Final = (
-    "num_model_requests", "num_requests", "n_requests", "request_count", "requests", "total_requests", "count", "cnt",
-    "doc_count", "number_of_requests",
-)  # fmt: skip
-"""What a row of many requests says of how many they are."""
 _NO_ANSWER: Final = re.compile(r"embed|rerank|score|classif|pooling|moderation", re.IGNORECASE)
 """What paths, calls and models are called of which nothing is decoded, though their usage may say 0 tokens of an answer."""
 _ANSWERED: Final = frozenset({"", "200", "201", "success"})
@@ -65,15 +53,13 @@ _NAMED: Final = 4
 _WORTH_SAYING: Final = 0.05
 """Share of prompts' tokens from a cache from which on a note tells it."""
 
-_NAMES: Final = frozenset(itertools.chain(
-    *FLAT, _STAMPS, _STARTS, _ENDS, durations.MAKERS, _PATHS, _STATUSES, _MODELS, _IDS, _SEVERAL,
-))  # fmt: skip
-_KNOWN: Final = {folded(name): name for name in sorted(_NAMES)}
-"""What is read of a line, by what is the same of all spellings."""
-
 
 class Unsaid(str):
     """Why a line is no load: it was answered, and nobody says with how many tokens."""
+
+
+class Unclear(Unsaid):
+    """The same of a line that does not say whether it was answered."""
 
 
 class _When(NamedTuple):
@@ -104,6 +90,8 @@ class Facts(NamedTuple):
     """Fields that may be a duration, where none is known to be one."""
     finished: bool = False
     """Whether it says that its request has ended."""
+    tokens: str = ""
+    """Where its tokens were found, where that is under names that nobody knows."""
 
 
 class Asked(NamedTuple):
@@ -117,33 +105,13 @@ class Asked(NamedTuple):
     """Tokens of the prompt that came from a cache."""
     known: object = None
     """What its request is known by: lines of one are put together; None where nothing says."""
-
-
-def spelled(row: Row) -> Row:
-    """The row with what is read here called as it is here, whatever its case and signs; what a span says of itself beside
-    its times, as OpenTelemetry keeps that, is a part of it."""
-    said = row.get("attributes")
-    if isinstance(said, list):  # as it is sent: [{"key": …, "value": {"intValue": …}}]
-        said = {one["key"]: next(iter(one["value"].values()), None) for one in said if _is_attribute(one)}
-    whole = {**said, **row} if isinstance(said, dict) else row
-    named = {name if name in _NAMES else _KNOWN.get(folded(name), name): value for name, value in whole.items()}
-    if not has_time(named):  # an answer as OpenAI's API gives it says when it was begun
-        named |= next(({"created": one["created"]} for one in bodies(named) if not is_blank(one.get("created"))), {})
-    return named
-
-
-def _is_attribute(one: object) -> bool:
-    return isinstance(one, dict) and isinstance(one.get("key"), str) and isinstance(one.get("value"), dict)
+    unexplained: int = 0
+    """Tokens that its total has besides prompt and answer, of nothing that is known here."""
 
 
 def is_line(row: Row) -> bool:
     """Whether a row is a gateway's line of a request with its tokens, or with none of them yet."""
     return bool(has_time(row)) and has_usage(row)
-
-
-def has_time(row: Row) -> str:
-    """The field of a row's time; empty where it has none that is known."""
-    return _first(row, (*_STARTS, *_STAMPS)) or ""
 
 
 def has_usage(row: Row) -> bool:
@@ -156,7 +124,7 @@ def has_usage(row: Row) -> bool:
 
 def lacks_usage(row: Row) -> bool:
     """Whether a row is a gateway's line of any kind."""
-    return bool(has_time(row)) and bool(_OF_GATEWAYS & set(row))
+    return bool(has_time(row)) and bool(OF_GATEWAYS & set(row))
 
 
 def usage_names() -> str:
@@ -178,25 +146,26 @@ def read(row: Row) -> Asked | str:
         return _without_usage(row)
     if found.answer is None:
         return f"{_path(row)} without {found.answer_field}".strip()  # as of embeddings
-    if not found.answer and _NO_ANSWER.search(" ".join(str(row.get(name, "")) for name in (*_PATHS, *_MODELS))):
+    if not found.answer and _NO_ANSWER.search(" ".join(str(row.get(name, "")) for name in (*PATHS, *MODELS))):
         return f"{_path(row)} without an answer".strip()
-    if not found.answer and str(row.get(_first(row, _STATUSES) or "", "")) in _REFUSED:
+    if not found.answer and str(row.get(first(row, STATUSES) or "", "")) in _REFUSED:
         return f"{place(row)} without an answer"
     if not has_time(row):
         return "without a time"
     when, answer = _when(row), max(1, found.answer)  # a prefill gives one, wherever it went
-    return Asked(when.came_s, found.prompt, answer, _facts(row, when), found.cached, identity(row))
+    facts = _facts(row, when)._replace(tokens=found.fields)
+    return Asked(when.came_s, found.prompt, answer, facts, found.cached, identity(row), found.unexplained)
 
 
 def _when(row: Row) -> _When:
     """When a line's request came, and by what. Raises KeyError, ValueError."""
-    if (start := _first(row, _STARTS)) is not None:
+    if (start := first(row, STARTS)) is not None:
         return _When(start, time_s(row[start]), None, starts=True)
     stamp = _stamp(row)
     at, took = _stamped(row, stamp), durations.took(row)
     if took is None:
         return _When(stamp, at, None, starts=_is_of_an_answer(row, stamp))
-    end = _first(row, _ENDS)
+    end = first(row, ENDS)
     if stamp in _MADE and end is not None and is_dated(row[end]) and at > time_s(row[end]):  # put down once it had ended
         return _When(end, time_s(row[end]) - took.seconds, took.field, starts=False)
     if _is_of_an_answer(row, stamp) or _is_arrival(row, stamp, at, took.seconds):
@@ -212,7 +181,7 @@ def _is_of_an_answer(row: Row, stamp: str) -> bool:
 def _is_arrival(row: Row, stamp: str, at: float, took_s: float) -> bool:
     """Whether a time is when a request came though a duration stands beside it: where an end stands there too, and is as
     much later."""
-    end = _first(row, _ENDS)
+    end = first(row, ENDS)
     if end is None or not is_dated(row[end]):
         return False
     return stamp in _MADE or abs(at + took_s - time_s(row[end])) < abs(at - time_s(row[end]))
@@ -232,18 +201,25 @@ def silent_line(row: Row, why: str) -> Silent | None:
         at = _when(row).came_s
     except ValueError:
         return None
-    return Silent(known, at, why, may_begin=_first(row, _STATUSES) is None)
+    return Silent(known, at, why, may_begin=first(row, STATUSES) is None)
+
+
+def span(row: Row) -> tuple[object, object]:
+    """(what a row is known by as a part of something, or as a whole; what it is a part of); None where nothing says."""
+    own = next((row[name] for name in SPAN_IDS if not is_blank(row.get(name))), None)
+    parent = first(row, PARENTS if first(row, SPAN_IDS[:3]) else PARENTS[:-1])
+    return own, None if parent is None else row[parent]
 
 
 def several(row: Row) -> tuple[str, float] | None:
     """(field, number) of the requests that a row says it is of; None where it says none, or one."""
-    name = next((name for name in _SEVERAL if name in row and _count(row[name]) > 0), None)
+    name = next((name for name in SEVERAL if name in row and _count(row[name]) > 0), None)
     return None if name is None else (name, _count(row[name]))
 
 
 def identity(row: Row) -> object:
     """What the request of a line is known by; None where nothing says."""
-    name = _first(row, _IDS)
+    name = first(row, IDS)
     return None if name is None or not isinstance(row[name], str | int) else row[name]
 
 
@@ -271,34 +247,42 @@ def _without_usage(row: Row) -> str:
         return f"{method} {place(row)}".strip()
     if "start" in str(row.get("event", "")).casefold():
         return _BEGINS
-    path, status = _path(row), str(row.get(_first(row, _STATUSES) or "", "")).casefold()
+    path, status = _path(row), str(row.get(first(row, STATUSES) or "", "")).casefold()
     why = place(row) or "without usage"
     answered = status in _ANSWERED and (bool(status) or "usage" in row)
     asks = _GENERATES.search(path) if path else True
-    return Unsaid(why) if answered and asks and not _NO_ANSWER.search(path) else why
+    if not answered or not asks or _NO_ANSWER.search(path):
+        return why
+    return Unsaid(why) if status else Unclear(why)
 
 
 def _facts(row: Row, when: _When) -> Facts:
     """What a line that is load was read by."""
     told = itertools.chain.from_iterable((one, one.get("meta")) for one in bodies(row))
     held = (one for one in told if isinstance(one, dict))
-    model = next((str(one[name]) for one in held for name in _MODELS if one.get(name)), "")
-    alike = () if when.took or when.starts else durations.alike(row, _NAMES)
-    status = str(row.get(_first(row, _STATUSES) or "", "")).casefold()
+    model = next((str(one[name]) for one in held for name in MODELS if one.get(name)), "")
+    alike = () if when.took or when.starts else durations.alike(row, NAMES)
+    status = str(row.get(first(row, STATUSES) or "", "")).casefold()
     ended = when.took is not None or durations.says_one(row) or status not in _ANSWERED
     return Facts(when.field, when.took, _path(row), model, when.starts, has_zone(row[when.field]), alike, ended)
 
 
 def place(row: Row, path: str | None = None, status: object = None) -> str:
     """Path and status of a line; empty where it has neither."""
-    status = next((row[name] for name in _STATUSES if name in row), "") if status is None else status
+    status = next((row[name] for name in STATUSES if name in row), "") if status is None else status
     return f"{_path(row) if path is None else path} {status}".strip()
 
 
 def notes(load: Counter[Facts], left_out: Counter[str]) -> list[str]:
     """What to know of how lines were read, in sentences."""
-    found = (_arrival_note(load), zones_note(load), models_note(load), _unknown(load, left_out))
+    found = (_arrival_note(load), _tokens_note(load), zones_note(load), models_note(load), _unknown(load, left_out))
     return [note for note in found if note]
+
+
+def _tokens_note(load: Counter[Facts]) -> str:
+    """What to know where tokens stand under names that nobody knows; empty where they do not."""
+    fields = sorted({one.tokens for one in load if one.tokens})
+    return f"tokens of prompt and answer are taken from {_either(fields)}" if fields else ""
 
 
 def models_note(load: Counter[Facts]) -> str:
@@ -328,9 +312,25 @@ def cached_note(cached_tokens: int, prompt_tokens: int) -> str:
     )
 
 
+def unexplained_note(unexplained: int, tokens: int) -> str:
+    """What to know where totals have much that neither prompt nor answer has; empty where they do not."""
+    if unexplained < _WORTH_SAYING * tokens:
+        return ""
+    return (
+        f"the totals of its requests have {unexplained / tokens:.0%} more tokens than prompts and answers, and nothing says "
+        "of what these are: they are left out, and the load may be more"
+    )
+
+
 def _unknown(load: Counter[Facts], left_out: Counter[str]) -> str:
     """What to know of requests that were answered, of tokens that nobody says."""
-    unknown = sum(n for why, n in left_out.items() if isinstance(why, Unsaid))
+    unclear = sum(n for why, n in left_out.items() if isinstance(why, Unclear))
+    unknown = sum(n for why, n in left_out.items() if isinstance(why, Unsaid)) - unclear
+    if unclear and not unknown:
+        return (
+            f"{unclear:,} of its lines say neither how many tokens they had nor whether they were answered (a status), and "
+            "are left out: where they were, the load is less than what was served"
+        )
     if not unknown:
         return ""
     known = load.total()
@@ -341,23 +341,18 @@ def _unknown(load: Counter[Facts], left_out: Counter[str]) -> str:
     )
 
 
-def _first(row: Row, names: Iterable[str]) -> str | None:
-    """The first of some fields that says something."""
-    return next((name for name in names if name in row and not is_blank(row[name])), None)
-
-
 def _stamp(row: Row) -> str:
     if "msec" in row and is_dated(row["msec"]):
         return "msec"  # nginx's other times are whole seconds
-    name = _first(row, _STAMPS)
-    if name is None:
-        raise KeyError(next((name for name in (*_STARTS, *_STAMPS) if name in row), _STAMPS[0]))
+    name = first(row, STAMPS) or only_time(row)
+    if not name:
+        raise KeyError(next((name for name in (*STARTS, *STAMPS) if name in row), STAMPS[0]))
     return name
 
 
 def _request_line(row: Row) -> list[str]:
     """A request as HTTP begins it, in words; its path alone where that is all there is."""
-    found = (row[name] for name in _PATHS if isinstance(row.get(name), str))
+    found = (row[name] for name in PATHS if isinstance(row.get(name), str))
     text = next((text for text in found if not text.startswith("{")), "")  # `request` may be what was asked
     words = str(text).split(" ")
     return words if len(words) > 1 and words[0].isupper() else [str(text)]

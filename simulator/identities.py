@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 COPIES: Final = "copies of others, with their ids"
 GREW: Final = "earlier lines of answers that grew, with their ids"
 FURTHER: Final = "further lines of requests, with their ids"
+WHOLES: Final = "of what calls other lines are, with the same tokens"
 _LONGEST_S: Final = 3_600.0
 """No request takes longer whose beginning is in a line of its own."""
 _PIECE_S: Final = 60.0
@@ -102,6 +103,23 @@ def joined(lines: Sequence[Line], silent: Sequence[Silent]) -> Joined:
     if are_requests:
         _begin(lines, silent, own, found)
     return found
+
+
+def wholes(lines: Sequence[object], part_of: Mapping[object, object]) -> set[int]:
+    """Which lines, by what each is known as a part of something, are something that another of them is a part of: an agent's
+    run has the tokens of its calls, and is no call itself.
+
+    Args:
+        part_of: what each part, whether it has tokens or not, is a part of.
+    """
+    above = set[object]()
+    for own in lines:
+        seen, at = set[object](), part_of.get(own)
+        while at is not None and at not in above and at not in seen:
+            seen.add(at)
+            at = part_of.get(at)
+        above |= seen
+    return {i for i, own in enumerate(lines) if own is not None and own in above}
 
 
 def _group(lines: Sequence[Line], own: list[int]) -> _Group:

@@ -17,7 +17,7 @@ SINCE_2100: Final = 4.1e9
 _WRITTEN: Final = (
     "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y:%H:%M:%S", "%b %d, %Y @ %H:%M:%S.%f", "%b %d, %Y @ %H:%M:%S",
     "%b %d, %Y %I:%M:%S %p", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S.%f", "%Y.%m.%d %H:%M:%S", "%Y-%m-%d %I:%M:%S %p",
-    "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y, %I:%M:%S %p", "%m/%d/%Y, %I:%M:%S.%f %p", "%m/%d/%Y %I:%M:%S.%f %p",
 )  # fmt: skip
 """How web servers write the time of day, Kibana, spreadsheets and databases, where it can be read in one way."""
 _SLASHED: Final = re.compile(r"(\d\d?)([/-])(\d\d?)\2(\d{4})([ T]\d\d?:\d\d(?::\d\d(?:\.\d+)?)?)")

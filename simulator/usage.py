@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from simulator.bodies import RESPONSES, opened
@@ -17,23 +20,61 @@ _OF_USAGE: Final = (*USAGE, ("input", "output"), ("promptTokenCount", "candidate
 _USAGES: Final = ("usage", "usageDetails", "usage_details", "usageMetadata", "usage_metadata")
 """Under which the line, or what was answered, keeps them."""
 FLAT: Final = (
-    *USAGE, ("prompt_tokens", "output_tokens"), ("genai_tokens_input", "genai_tokens_output"),
+    *USAGE, ("native_tokens_prompt", "native_tokens_completion"), ("prompt_tokens", "output_tokens"),
+    ("genai_tokens_input", "genai_tokens_output"),
     ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"), ("tokens_prompt", "tokens_completion"),
     ("tokens_in", "tokens_out"), ("in_tokens", "out_tokens"), ("num_prompt_tokens", "num_completion_tokens"),
     ("num_input_tokens", "num_output_tokens"), ("llm_input_token", "llm_output_token"), ("prompt_eval_count", "eval_count"),
     ("req_units", "res_units"), ("inputTokenCount", "outputTokenCount"),
 )  # fmt: skip
-"""The same among a line's own fields; Envoy's, OpenTelemetry's, OpenRouter's, Cloudflare's, Ollama's, Portkey's and
-Bedrock's names."""
+"""The same among a line's own fields; OpenRouter's, in the model's own tokens before those of one tokenizer for all models;
+Envoy's, OpenTelemetry's, Cloudflare's, Ollama's, Portkey's and Bedrock's names."""
 _BEDROCKS: Final = ("inputTokenCount", "outputTokenCount")
 """What Bedrock's log keeps under `input` and `output`."""
-_BESIDE: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
-"""What Anthropic's usage counts beside `input_tokens`: a prompt is all three."""
-_CACHED: Final = ("cached_tokens", "cache_read_input_tokens")
-"""Tokens of a prompt that came from a cache: of usage, or of what it says of its prompt tokens."""
-_OF_PROMPTS: Final = ("prompt_tokens_details", "input_tokens_details")
-_OF_ANSWERS: Final = ("completion_tokens_details", "output_tokens_details")
+_READ: Final = (
+    "cache_read_input_tokens", "cacheReadInputTokenCount", "cacheReadInputTokens", "prompt_cache_read_tokens",
+    "input_cached_tokens", "cached_tokens", "cached_input_tokens", "cache_read", "prompt_cache_hit_tokens",
+    "cachedContentTokenCount", "native_tokens_cached", "gen_ai.usage.cache_read.input_tokens",
+)  # fmt: skip
+"""Tokens of a prompt that came from a cache."""
+_WRITTEN: Final = (
+    "cache_creation_input_tokens", "cacheWriteInputTokenCount", "cacheWriteInputTokens", "prompt_cache_write_tokens",
+    "gen_ai.usage.cache_creation.input_tokens",
+)  # fmt: skip
+"""Those that were put into one."""
+_THOUGHT: Final = ("reasoning_tokens", "thoughtsTokenCount", "thinking_tokens", "output_reasoning_tokens")
+"""Tokens of thought."""
+_TOTAL: Final = ("total_tokens", "totalTokenCount", "total_units", "gen_ai.usage.total_tokens")
+"""All tokens of a request, which tell what of these is a part of others, and what stands beside them."""
+_ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    folded(name): names for names in (_READ, _WRITTEN, _THOUGHT, _TOTAL) for name in names
+}  # fmt: skip
+_CACHES_BESIDE: Final = frozenset(map(folded, (*_READ[:3], *_WRITTEN[:3])))
+"""Names of what Anthropic and Bedrock count beside a prompt's tokens, unless a total says otherwise."""
+_PROMPTS_BESIDE: Final = frozenset({"input_tokens", "inputTokenCount"})
+"""What they call a prompt's tokens without these."""
+_THOUGHT_BESIDE: Final = frozenset({"candidatesTokenCount"})
+"""What Gemini calls an answer's without thought."""
+_LANGFUSES: Final = ("input", "output")
+"""Langfuse counts every kind with such a word in its name beside the others."""
 _KNOWN: Final = {folded(name): name for pair in _OF_USAGE for name in pair}
+_ENDINGS: Final = tuple(
+    (f"{asked}{token}", f"{given}{token}")
+    for asked, given in (("prompt", "completion"), ("input", "output"), ("prompt", "output"), ("prompt", "candidates"))
+    for token in ("tokens", "tokencount", "token")
+) + tuple(
+    (f"{token}{asked}", f"{token}{given}")
+    for asked, given in (("prompt", "completion"), ("input", "output"))
+    for token in ("tokencount", "tokens")
+)
+"""How names end, as `folded` has them, of (prompt, answer) that stand under words of a gateway's own."""
+_OF_MANY: Final = re.compile(
+    r"(?:^|[\W_])(?:total|sum|cumulative|daily|day|monthly|month|session|budget|limit|quota|remaining|avg|mean|average|max"
+    r"|price|cost|team|batch|estimated?|per)(?=[\W_])"
+)
+"""Words in names of tokens that are no single request's."""
+_DEEPEST: Final = 4
+"""Objects within each other that are looked into for these."""
 
 
 class Used(NamedTuple):
@@ -46,19 +87,143 @@ class Used(NamedTuple):
     """Where it would stand."""
     cached: int
     """Those of the prompt that came from a cache."""
+    unexplained: int = 0
+    """Tokens that its total has besides, of nothing that is known here."""
+    fields: str = ""
+    """Where both were found, where that is under names that nobody knows."""
+
+
+def _used_anywhere(row: Row) -> Used | None:
+    """What stands under names of a gateway's own, wherever, that end as tokens' do; None where that is not one pair."""
+    leaves = {_folded(path): (path, value) for path, value in _leaves(row, "", _DEEPEST)}
+    found = dict[tuple[int, int], tuple[str, str]]()
+    for name, (path, value) in leaves.items():
+        for asked, given in _ENDINGS:
+            before = name.removesuffix(asked)
+            if before == name or _OF_MANY.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path).lower()):
+                continue
+            answer = next((b + given for b in (before, before.replace("input", "output")) if b + given in leaves), None)
+            if answer is not None and (prompt := _whole(value)):
+                found[prompt, _whole(leaves[answer][1])] = path, leaves[answer][0]
+    if len(found) != 1:
+        return None
+    [((prompt, said), (path, field))] = found.items()
+    return Used(prompt, said, field, 0, fields=f"{path} and {field}")
+
+
+def _leaves(value: Any, path: str, deep: int) -> Iterator[tuple[str, Any]]:
+    """(names from the outermost, number or text) within an object."""
+    for name, one in value.items():
+        inner = opened(one) if deep else None
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{path}{name}.", deep - 1)
+        elif isinstance(one, int | float | str):
+            yield f"{path}{name}", one
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What a line counts that may be a part of its prompt and answer, or beside them, by what it is."""
+
+    read: int = 0
+    written: int = 0
+    thought: int = 0
+    total: int | None = None
+    as_named: tuple[int, int, int] = (0, 0, 0)
+    """Of each, what is beside by its name: read, written, thought."""
+
+    def split(self, prompt: int, answer: int) -> tuple[int, int]:
+        """Tokens to add to a prompt and to an answer: by what the total says, else by the names."""
+        parts = (self.read, self.written, self.thought)
+        ways = [self.as_named]
+        if self.total is not None:
+            read, written, thought = ((0, part) for part in parts)
+            within = [one for one in itertools.product(read, written, thought) if one[0] or self.read <= prompt]
+            ways += within  # what is a part of the prompt is no more than that
+        fits = (one for one in ways if self.total == prompt + answer + sum(one))
+        from_a_cache, into_one, besides = next(fits, self.as_named)
+        return from_a_cache + into_one, besides
 
 
 def used(row: Row) -> Used | None:
     """What a line says that its request used; None where it says nothing of a prompt. Raises ValueError."""
     usage, names = _usage_of(row)
+    return _used(usage, names) or _used_anywhere(row)
+
+
+def _used(usage: Row, names: tuple[tuple[str, str], ...]) -> Used | None:
     for asked, answer in sorted(names, key=lambda pair: _unsaid(usage.get(pair[1]))):
-        given = [name for name in (asked, *(_BESIDE if asked == "input_tokens" else ())) if _some(usage.get(name))]
-        if not given:
+        if asked not in usage:
             continue
-        prompt = sum(tokens(usage, name) for name in given)
+        alone = 0 if not _some(usage.get(asked)) else tokens(usage, asked)
         said = None if _unsaid(usage.get(answer)) else tokens(usage, answer, least=0)
-        return Used(prompt, said if said is None else said + _reasoned(usage, prompt, said), answer, _cached(usage, prompt))
+        beside = _beside(usage, asked, answer)
+        more, thought = beside.split(alone, said or 0)
+        if not alone + more:
+            continue
+        prompt, whole = alone + more, None if said is None else said + thought
+        unexplained = 0 if beside.total is None else max(0, beside.total - prompt - (whole or 0))
+        return Used(prompt, whole, answer, min(prompt, beside.read), unexplained)
     return None
+
+
+def _beside(usage: Row, asked: str, answer: str) -> _Beside:
+    """What usage says beside a prompt's tokens and an answer's."""
+    found, named = _Beside(), [0, 0, 0]
+    langfuse = (asked, answer) == _LANGFUSES
+    if langfuse and "total" in usage:
+        found.total = _whole(usage["total"])
+    for name, value in usage.items():
+        if isinstance(value, Mapping | str) and "detail" in str(name):
+            _add_details(found, opened(value))
+            continue
+        role: tuple[str, ...] | None = _ROLES.get(_folded(str(name)))
+        if role is None and langfuse and name not in _LANGFUSES and "cost" not in str(name).lower():
+            role = next(
+                (kind for word, kind in zip(_LANGFUSES, (_WRITTEN, _THOUGHT), strict=True) if word in str(name)), None
+            )
+        if role is None or not (n := _whole(value)):
+            continue
+        if role is _TOTAL:
+            found.total = n
+        elif role is _READ:
+            found.read = max(found.read, n)
+            named[0] = max(named[0], n if _is_beside(name, asked, langfuse=langfuse) else 0)
+        elif role is _WRITTEN:
+            found.written += n
+            named[1] += n if _is_beside(name, asked, langfuse=langfuse) else 0
+        else:
+            found.thought = found.thought + n if langfuse else max(found.thought, n)
+            named[2] = found.thought if langfuse or answer in _THOUGHT_BESIDE else 0
+    found.as_named = (named[0], named[1], named[2])
+    return found
+
+
+def _is_beside(name: str, asked: str, *, langfuse: bool) -> bool:
+    return langfuse or (asked in _PROMPTS_BESIDE and _folded(name) in _CACHES_BESIDE)
+
+
+def _add_details(found: _Beside, details: object) -> None:
+    """Details say what is within prompt or answer, unless the total is more than these."""
+    for name, value in details.items() if isinstance(details, Mapping) else ():
+        role, n = _ROLES.get(_folded(str(name))), _whole(value)
+        if role is _READ:
+            found.read = max(found.read, n)
+        elif role is _THOUGHT:
+            found.thought = max(found.thought, n)
+
+
+@lru_cache(maxsize=4096)
+def _folded(name: str) -> str:
+    return folded(name)
+
+
+def _whole(value: object) -> int:
+    """A whole number of tokens; 0 for whatever is none, as a sum of money is."""
+    try:
+        return tokens({"": value}, "", least=0) if _some(value) else 0
+    except ValueError:
+        return 0
 
 
 def bodies(row: Row) -> Iterator[dict[str, Any]]:
@@ -84,10 +249,11 @@ def _usage_of(row: Row) -> tuple[Row, tuple[tuple[str, str], ...]]:
             if not isinstance(usage, Mapping):
                 continue
             spelled = {_KNOWN.get(folded(name), str(name)): value for name, value in usage.items()}
-            if any(_some(spelled.get(name)) for pair in _OF_USAGE for name in (*pair, *_BESIDE)):
+            if any(_some(spelled.get(name)) for pair in _OF_USAGE for name in (*pair, *_READ[:1], *_WRITTEN[:1])):
                 return spelled, _OF_USAGE
     if isinstance(asked := row.get("input"), dict) and isinstance(given := row.get("output"), dict):
-        return {**row, **{name: one[name] for one, name in zip((asked, given), _BEDROCKS, strict=True) if name in one}}, FLAT
+        kept = {name: n for one in (asked, given) for name, n in one.items() if name in _BEDROCKS or _folded(name) in _ROLES}
+        return {**row, **kept}, FLAT
     return row, FLAT
 
 
@@ -98,27 +264,3 @@ def _unsaid(value: object) -> bool:
 
 def _some(value: object) -> bool:
     return not _unsaid(value) and value not in (0, "0", 0.0)
-
-
-def _reasoned(usage: Row, prompt: int, answer: int) -> int:
-    """Tokens of thought that are no part of what the answer is said to have had: those that its total has besides."""
-    if _unsaid(usage.get("total_tokens")):
-        return 0
-    besides = tokens(usage, "total_tokens", least=0) - prompt - answer
-    thought = sum(_detail(usage, name, "reasoning_tokens") for name in _OF_ANSWERS) or _count(usage, "reasoning_tokens")
-    return besides if 0 < besides == thought else 0
-
-
-def _cached(usage: Row, prompt: int) -> int:
-    found = [_count(usage, name) for name in _CACHED]
-    found += [_detail(usage, within, name) for within in _OF_PROMPTS for name in _CACHED]
-    return min(prompt, max(found))
-
-
-def _detail(usage: Row, within: str, name: str) -> int:
-    details = opened(usage[within]) if within in usage else None
-    return _count(details, name) if isinstance(details, Mapping) else 0
-
-
-def _count(row: Row, name: str) -> int:
-    return tokens(row, name, least=0) if _some(row.get(name)) else 0

@@ -118,54 +118,6 @@ def test_tables_are_read_as_they_are_exported(how: str, read: Read) -> None:
     assert found.output_tokens.tolist() == [3, 3]
 
 
-BARE = {"time": "2026-11-03T09:00:00Z"}
-SAID = {
-    "an object without tokens before": at(0, usage={"cost": 0.1}, response={"usage": USED}),
-    "the body within a batch's answer": at(0, usage=None, response={"status_code": 200, "body": {"usage": USED}}),
-    "the body as text": at(0, usage=None, response={"body": json.dumps({"usage": USED})}),
-    "a stream with comments": at(0, usage=None, response=': OPENROUTER\n\ndata: {"choices": []}\n\ndata: '
-                                 + json.dumps({"choices": [], "usage": USED}) + "\n\ndata: [DONE]\n"),
-    "Anthropic's stream": at(0, usage=None, response="event: message_start\ndata: "
-        '{"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}\n\n'
-        'event: message_delta\ndata: {"type": "message_delta", "usage": {"output_tokens": 3}}\n'),
-    "the Responses API's": at(0, usage=None, response="event: response.completed\ndata: "
-        '{"type": "response.completed", "response": {"usage": {"input_tokens": 5, "output_tokens": 3}}}\n'),
-    "Langfuse": {"startTime": "2026-11-03T09:00:00Z", "usage": {"input": 5, "output": 3, "unit": "TOKENS"}},
-    "Langfuse, as it was": {"startTime": "2026-11-03T09:00:00Z", "usage": {"promptTokens": 5, "completionTokens": 3}},
-    "OpenRouter": {"created_at": "2026-11-03T09:00:00Z", "tokens_prompt": 5, "tokens_completion": 3},
-    "a span": {"start_time": "2026-11-03T09:00:00Z", "attributes": {"gen_ai.usage.input_tokens": 5,
-                                                                    "gen_ai.usage.output_tokens": 3}},
-    "Kong's second plugin": {"started_at": 1793696400000, "ai": {
-        "ai-request-transformer": {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}, "proxy": {"usage": USED}}},
-    "Langfuse, as it is": {"startTime": "2026-11-03T09:00:00Z", "usageDetails": {"input": 5, "output": 3, "total": 8}},
-    "Langfuse's table": {"start_time": "2026-11-03T09:00:00Z", "usage_details": '{"input": 5, "output": 3}'},
-    "OpenAI's answer": {"object": "chat.completion", "created": 1793696400, "usage": USED},
-    "OpenAI's batch": {"id": "b", "response": {"status_code": 200, "body": {"created": 1793696400, "usage": USED}}},
-    "Ollama": {"created_at": "2026-11-03T09:00:00Z", "total_duration": 2000000000, "prompt_eval_count": 5, "eval_count": 3},
-    "Gemini": {**BARE, "response": {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3}}},
-    "Bedrock": {**BARE, "input": {"inputTokenCount": 5}, "output": {"outputTokenCount": 3}},
-    "Bedrock's API": {**BARE, "usage": {"inputTokens": 5, "outputTokens": 3}},
-    "Portkey": {"created_at": "2026-11-03T09:00:00Z", "response_time_ms": 2300, "req_units": 5, "res_units": 3},
-    "Envoy's metadata": {"start_time": "2026-11-03T09:00:00Z", "llm_input_token": 5, "llm_output_token": 3},
-    "in and out": {"datetime": "2026-11-03T09:00:00Z", "in_tokens": 5, "out_tokens": 3},
-    "numbers": {**BARE, "num_prompt_tokens": 5, "num_completion_tokens": 3},
-    "MongoDB": {**BARE, "usage": {"prompt_tokens": {"$numberInt": "5"}, "completion_tokens": {"$numberLong": "3"}}},
-    "arrivals in others' words": {"arrival_s": 3.5, "prompt_tokens": 5, "completion_tokens": 3},
-    "OpenRouter, with its times": {"created_at": "2026-11-03T09:00:00Z", "tokens_prompt": 5, "tokens_completion": 3,
-                                   "native_tokens_prompt": 6, "native_tokens_completion": 4, "latency": 200},
-    "thought beside the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 8,
-                                              "completion_tokens_details": {"reasoning_tokens": 2}}),
-    "thought within the answer": at(0, usage={"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8,
-                                              "completion_tokens_details": {"reasoning_tokens": 2}}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("how", SAID)
-def test_usage_is_found_wherever_it_stands(how: str, read: Read) -> None:
-    found = read(lines(SAID[how]))
-    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([5], [3])
-
-
 @pytest.mark.parametrize(
     "took",
     [
@@ -228,7 +180,10 @@ def test_one_bad_row_leaves_the_others(rows: list[dict[str, Any]], why: str, rea
     ("row", "half"),
     [
         ({"when": "2026-11-03", "usage": USED}, "Their tokens are known; what lacks is a time: call its column timestamp"),
-        ({"ts": 1793696400.5, "resp": {"usage": USED}}, "ts is known for a time; what lacks is tokens: .* prompt_tokens"),
+        (
+            {"ts": 1793696400.5, "daily_prompt_tokens": 5, "daily_completion_tokens": 3},
+            "ts is known for a time; what lacks is tokens: .* prompt_tokens",
+        ),
     ],
 )
 def test_what_is_known_of_columns_of_no_form_is_told(row: dict[str, Any], half: str, read: Read) -> None:
