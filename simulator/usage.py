@@ -130,7 +130,7 @@ class _Beside:
     thought: int = 0
     total: int | None = None
     as_named: tuple[int, int, int] = (0, 0, 0)
-    """Of each, what is beside by its name: read, written, thought."""
+    """What is beside by its name: read, written, thought."""
 
     def split(self, prompt: int, answer: int) -> tuple[int, int]:
         """Tokens to add to a prompt and to an answer: by what the total says, else by the names."""
