@@ -92,6 +92,22 @@ class Trace:
         for i, response in enumerate(self.responses):
             yield response, cut(self.anchors, slice(self.offsets[i], self.offsets[i + 1]))
 
+    def kept_by_position(self, drafted: int) -> list[float]:
+        """Share of rounds that keep every draft up to each position, [drafted], where each round drafts so many tokens.
+
+        Unconditional and non-increasing, as vLLM counts acceptance by position: over all rounds that drafted, which are
+        fewer where more is accepted, and not over all anchors.
+        """
+        accepted = np.minimum(self.anchors.accepted, drafted).astype(np.int64)
+        at, ends = self.offsets[:-1].copy(), self.offsets[1:]
+        rounds = np.zeros(drafted + 1, np.int64)
+        while (live := at < ends).any():
+            kept = accepted[at[live]]
+            rounds += np.bincount(kept, minlength=drafted + 1)
+            at[live] += kept + 1
+        reached = rounds[::-1].cumsum()[::-1]
+        return [float(share) for share in reached[1:] / max(rounds.sum(), 1)]
+
     def select(self, keep: Sequence[bool]) -> Trace:
         """The responses marked in `keep`, at least one."""
         parts = [part for part, kept in zip(self, keep, strict=True) if kept]

@@ -5,33 +5,15 @@ Both are means over all rounds: what differs between requests, and from one roun
 
 from __future__ import annotations
 
-import numpy as np
-
 from simulator.drafter_kinds import KINDS
 from simulator.numbers import counted
 from simulator.serving.vllm import VLLM
 from simulator.traces import Trace
 
 
-def kept_by_position(trace: Trace, drafted: int) -> list[float]:
-    """Share of rounds that keep every draft up to each position, [drafted], where each round drafts so many tokens.
-
-    Unconditional and non-increasing, as vLLM counts acceptance by position: over all rounds that drafted.
-    """
-    accepted = np.minimum(trace.anchors.accepted, drafted).astype(np.int64)
-    at, ends = trace.offsets[:-1].copy(), trace.offsets[1:]
-    rounds = np.zeros(drafted + 1, np.int64)
-    while (live := at < ends).any():
-        kept = accepted[at[live]]
-        rounds += np.bincount(kept, minlength=drafted + 1)
-        at[live] += kept + 1
-    reached = rounds[::-1].cumsum()[::-1]
-    return [float(share) for share in reached[1:] / max(rounds.sum(), 1)]
-
-
 def synthetic_fields(trace: Trace, drafted: int) -> dict[str, object]:
     """vLLM's fields by which a bench on any text accepts as this recording does; see `SpeculativeConfig` of 0.32."""
-    rates = [round(rate, 6) for rate in kept_by_position(trace, drafted)]
+    rates = [round(rate, 6) for rate in trace.kept_by_position(drafted)]
     return {VLLM.fields.tokens: drafted, "rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}
 
 
@@ -41,8 +23,8 @@ def golden_yaml(trace: Trace, kind: str, model: str, *, thinking: bool) -> str:
     Of drafters that compute a block at once only the block that was recorded: a shorter one has other drafts.
     """
     gamma = trace.gamma
-    lengths = {k: 1 + sum(kept_by_position(trace, k)) for k in (range(1, gamma + 1) if KINDS[kind].prefix else (gamma,))}
-    by_position = ", ".join(f"{rate:.3f}" for rate in kept_by_position(trace, gamma))
+    lengths = {k: 1 + sum(trace.kept_by_position(k)) for k in (range(1, gamma + 1) if KINDS[kind].prefix else (gamma,))}
+    by_position = ", ".join(f"{rate:.3f}" for rate in trace.kept_by_position(gamma))
     return "\n".join([
         f"# acceptance of {trace.drafter}, {counted(len(trace.responses), 'recorded response')}; by position, of {gamma} "
         f"drafted: {by_position}",

@@ -147,14 +147,30 @@ def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) 
         thinking = bool(run["sampling"].get("thinking"))
         golden = golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
         return f"# specyard study {study.study_id}, run {study.run_id}\n{golden}"
-    drafted = winner.policy.k or winner.recording.gamma
-    made = serving_of(study.plan, VLLM, models, winner, synthetic_fields(trace, drafted))
+    own, notes = drafted(study, models, winner)
+    made = serving_of(study.plan, VLLM, models, winner, own | synthetic_fields(trace, own[VLLM.fields.tokens]))
     head = [
-        f"specyard study {study.study_id}: accepts drafts of any text at random, as often as of {winner.recording.short}",
+        f"specyard study {study.study_id}: {winner.in_full}",
+        f"it accepts drafts of any text at random, as often as of {winner.recording.short}",
         "for benches alone: what it answers is no model's, and requests do not differ in acceptance as real ones do",
-        *made.notes, check(made.speculative),
+        *notes, *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.script)
+
+
+def drafted(study: StoredStudy, models: Models, winner: Configuration) -> tuple[dict[str, Any], list[str]]:
+    """(vLLM's fields of how much is drafted, notes) where drafts are accepted at random."""
+    names = VLLM.fields
+    whole = {names.tokens: winner.policy.k or winner.recording.gamma}
+    if why := refused(VLLM, winner, study.target or ""):
+        return whole, [f"{why}: this drafts {whole[names.tokens]} tokens at every load, which was not decided"]
+    decided = serving_of(study.plan, VLLM, models, winner).speculative or {}
+    if names.adaptive in decided:
+        return whole, [
+            f"{names.adaptive} is left out, and its numbers are not of this: it goes by what the drafter is sure of, which "
+            "is nothing where drafts are kept at random"
+        ]
+    return {name: decided[name] for name in (names.tokens, names.batch_rows) if name in decided}, []
 
 
 def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:

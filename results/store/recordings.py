@@ -148,14 +148,16 @@ def choose_drafting(
 
 def accepted_otherwise(store: Store, run_id: str, drafting: Drafting) -> str:
     """That drafts chosen the other way are accepted longer, of the drafter for which it makes most; empty where none is."""
-    sql = "SELECT drafter, gamma, drafting, avg(accepted) + 1 FROM anchors WHERE run_id = ? GROUP BY ALL"
+    sql = "SELECT DISTINCT drafter, gamma, drafting FROM anchors WHERE run_id = ? ORDER BY ALL"
     with store.reading() as connection:
         rows = connection.execute(sql, [run_id]).fetchall()
-    means = {Recording(name, gamma, drafting=way): mean for name, gamma, way, mean in rows}
+    found = [Recording(name, gamma, drafting=way) for name, gamma, way in rows]
     other: Drafting = "greedy" if drafting == "sampled" else "sampled"
-    both = {key: key.drafted_by(other) for key in means if key.drafting == drafting and key.drafted_by(other) in means}
+    both = {key: key.drafted_by(other) for key in found if key.drafting == drafting and key.drafted_by(other) in found}
     if not both:
         return ""
+    asked = {one: store.trace(run_id, one) for pair in both.items() for one in pair}
+    means = {one: 1 + sum(trace.kept_by_position(trace.gamma)) for one, trace in asked.items()}
     key = max(both, key=lambda key: means[both[key]] / means[key])
     there, here = means[both[key]], means[key]
     if there <= _LONGER * here:

@@ -16,6 +16,7 @@ import pytest
 import results.store.connection
 import results.store.migration
 from results.store.database import Store
+from results.store.recordings import accepted_otherwise
 from results.store.rows import TARGET, anchor_table, recordings, response_tables
 from results.store.runs import RunInfo, SpeedSample
 from simulator.confidence import calibrated
@@ -250,6 +251,15 @@ def both_ways(store: Store) -> str:
         rows = anchor_table(key, "sums/0", 0, anchors)
         store.add(run_id, {"anchors": rows, "recordings": recordings(key, [("sums/0", 0, 3)])})
     return run_id
+
+
+def test_how_much_longer_the_other_way_accepts_is_of_rounds(store: Store) -> None:
+    """Of three anchors that keep 2, 0 and 0 drafts a decoder sees the first alone; means over anchors know no rounds."""
+    told = accepted_otherwise(store, both_ways(store), "greedy")
+    assert told.startswith(
+        "drafts are greedy here; sampled ones of dspark γ=2 are accepted 3.00 tokens long in this recording"
+    )
+    assert "these 1.50" in told
 
 
 def test_recordings_are_kept_by_how_drafts_were_chosen(store: Store) -> None:

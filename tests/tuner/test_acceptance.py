@@ -8,7 +8,10 @@ import pytest
 
 from simulator.records import Anchors
 from simulator.traces import Trace, TracedResponse
-from tuner.acceptance import golden_yaml, kept_by_position, synthetic_fields
+from tests.tuner.configurations import configuration
+from tests.tuner.exports import STUDY, models
+from tuner.acceptance import golden_yaml, synthetic_fields
+from tuner.export import drafted
 
 ALPHA, GAMMA = 0.7, 4
 
@@ -24,7 +27,7 @@ def trace() -> Trace:
 
 def test_of_independent_acceptance_it_falls_by_the_same_factor(trace: Trace) -> None:
     """The length is (1 − α^(k + 1)) / (1 − α), Leviathan et al. 2023."""
-    assert kept_by_position(trace, GAMMA) == pytest.approx(ALPHA ** np.arange(1, GAMMA + 1), abs=0.01)
+    assert trace.kept_by_position(GAMMA) == pytest.approx(ALPHA ** np.arange(1, GAMMA + 1), abs=0.01)
     lengths = msgspec.yaml.decode(golden_yaml(trace, "mtp", "a-model", thinking=False))["a-model"]["thinking_off"]
     for k in range(1, GAMMA + 1):
         assert lengths[k] == pytest.approx((1 - ALPHA ** (k + 1)) / (1 - ALPHA), abs=0.03)
@@ -36,6 +39,29 @@ def test_vllm_takes_rates_that_do_not_rise(trace: Trace) -> None:
     assert isinstance(rates, list)
     assert len(rates) == fields["num_speculative_tokens"] == 3
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows", "said"),
+    [
+        ("fixed:3", None, ""),
+        ("k_by_batch:8=4/32=3/64=0", [[1, 8, 4], [9, 32, 3], [33, 64, 0]], ""),
+        ("prefix_scheduler", None, "which was not decided"),
+    ],
+)
+def test_a_bench_drafts_as_was_decided(policy: str, rows: list[list[int]] | None, said: str) -> None:
+    own, notes = drafted(STUDY, models("eagle3", "eagle3", 0.7), configuration("eagle3", 4, policy))
+    assert own["num_speculative_tokens"] == (3 if policy == "fixed:3" else 4)
+    found = own.get("num_speculative_tokens_per_batch_size")
+    assert (found and [list(row) for row in found]) == rows
+    assert said in " ".join(notes)
+    assert bool(said) == bool(notes)
+
+
+def test_what_a_drafter_is_sure_of_is_nothing_in_a_bench() -> None:
+    own, notes = drafted(STUDY, models("dspark", "dspark", 0.7), configuration("dspark", 7, "vllm_adaptive", "calibrated"))
+    assert own == {"num_speculative_tokens": 7}
+    assert "enable_adaptive_verification is left out" in " ".join(notes)
 
 
 def test_of_a_block_only_what_was_recorded(trace: Trace) -> None:
