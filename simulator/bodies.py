@@ -9,14 +9,13 @@ from typing import Any, Final
 REQUESTS: Final = ("request", "request_body", "requestBody", "request_payload", "input", "body", "kwargs", "payload")
 RESPONSES: Final = ("response", "response_body", "responseBody", "response_payload", "output", "completion", "result")
 """Under which gateways keep what was asked, and what was answered."""
-
-
 _EVENTS: Final = re.compile(r"(?:data|event|id|retry)?:")
 """How the text of a stream begins; with a colon alone where its first line is a comment."""
 
 
 def opened(value: Any) -> Any:
-    """A body, which may be kept as text: JSON, or the events of a stream. None for other text."""
+    """A body, which may be kept as text: JSON, the events of a stream, or lines of objects as Ollama streams them. None for
+    other text."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -26,31 +25,82 @@ def opened(value: Any) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            return None
+            return _lines(text)
     return None
 
 
+def _lines(text: str) -> dict[str, Any] | None:
+    """The answer of a stream of Ollama's, put together; None for other lines."""
+    try:
+        parts = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        return None
+    if not all(isinstance(one, dict) and isinstance(one.get("message"), dict) and "done" in one for one in parts):
+        return None
+    said = [one["message"] for one in parts]
+    message = {name: value for one in said for name, value in one.items() if value}
+    cut = {} if parts[-1]["done"] else {"done_reason": "length"}
+    return {**parts[-1], **cut, "message": {**message, "content": "".join(one.get("content") or "" for one in said)}}
+
+
 def _streamed(text: str) -> dict[str, Any]:
-    """The answer of a stream's events, put together."""
-    said, last = list[str](), dict[str, Any]()
-    choice, usage = dict[str, Any](), dict[str, Any]()
+    """The answer of a stream's events, put together: the first one's, where there are several."""
+    last, usage = dict[str, Any](), dict[str, Any]()
+    events = list[dict[str, Any]]()
     for line in text.splitlines():
         event = opened(line.removeprefix("data:").strip()) if line.startswith("data:") else None
         if not isinstance(event, dict):
             continue
+        events.append(event)
         last |= {name: value for name, value in event.items() if value}
         for one in (event, event.get("message"), event.get("response")):  # Anthropic's, and of the Responses API
             own = one.get("usage") if isinstance(one, dict) else None
             usage |= {name: value for name, value in own.items() if value is not None} if isinstance(own, dict) else {}
-        for one in event.get("choices") or ():
-            delta = one.get("delta") or {}
-            said.append(delta.get("content") or "")
-            choice |= {name: value for name, value in one.items() if value is not None}
-            if delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning"):
-                choice["besides"] = "with tools" if delta.get("tool_calls") else "with reasoning"
+    if usage:
+        last["usage"] = usage
+    if isinstance(whole := last.get("response"), dict):  # its last event has all of it
+        return {**last, **whole, "usage": usage or whole.get("usage")}
+    if any(event.get("type") == "message_start" for event in events):
+        del last["message"]  # as it began, without what was said
+        return {**last, **_message(events)}
+    return {**last, **_choices(events, whole="[DONE]" in text)}
+
+
+def _message(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was said in events of Anthropic's API."""
+    said, kinds, began = list[str](), dict[str, None](), dict[str, Any]()
+    ended = "max_tokens"  # a stream that breaks off
+    for event in events:
+        delta = event.get("delta") or {}
+        if event.get("type") == "message_start":
+            began = event.get("message") or {}
+        elif event.get("type") == "content_block_start":
+            kinds[str((event.get("content_block") or {}).get("type"))] = None
+        elif event.get("type") == "content_block_delta":
+            said.append(delta.get("text") or "")
+            if "thinking" in delta:
+                kinds["thinking"] = None
+        ended = delta.get("stop_reason") or ended
+    parts = [{"type": kind} for kind in kinds if kind != "text"]
+    content = [*parts, {"type": "text", "text": "".join(said)}]
+    kept = {"usage", "content", "stop_reason"}
+    return {**{name: value for name, value in began.items() if name not in kept}, "content": content, "stop_reason": ended}
+
+
+def _choices(events: list[dict[str, Any]], *, whole: bool) -> dict[str, Any]:
+    """What was said in events of chats; one that breaks off is cut, though nothing in it says so."""
+    said, choice = list[str](), dict[str, Any]()
+    of_first = (one for event in events for one in event.get("choices") or () if not one.get("index"))
+    for one in of_first:
+        delta = one.get("delta") or {}
+        said.append(delta.get("content") or "")
+        choice |= {name: value for name, value in one.items() if value is not None}
+        if delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning"):
+            choice["besides"] = "with tools" if delta.get("tool_calls") else "with reasoning"
+    if any(said) and not whole:
+        choice.setdefault("finish_reason", "length")
     message = {"role": "assistant", "content": "".join(said)}
     if choice.get("besides"):
         message["tool_calls" if choice["besides"] == "with tools" else "reasoning"] = "…"
-    if usage:
-        last["usage"] = usage
-    return {**last, "choices": [{**choice, "message": message}]}
+    several = {one.get("index") or 0 for event in events for one in event.get("choices") or ()} - {0}
+    return {"choices": [{**choice, "message": message}, *({"index": index} for index in sorted(several))]}

@@ -137,7 +137,7 @@ def read(row: Row) -> Asked | str:
 
     Whatever has usage is load, whatever its status: the engine has worked for it.
     """
-    if _from_a_cache(row):
+    if from_a_cache(row):
         return "answered by the gateway's own cache"
     if (operation := row.get("gen_ai.operation.name")) in _SPANS:
         return f"spans of {operation}, whose calls are spans of their own"
@@ -230,13 +230,15 @@ def _count(value: object) -> float:
         return 0.0
 
 
-def _from_a_cache(row: Row) -> bool:
-    """Whether the gateway had the answer itself, as LiteLLM, nginx and Kong say so."""
-    said = [row.get("cache_hit"), row.get("upstream_cache_status")]
-    for one in bodies(row):
-        cache = one.get("cache")
-        said.append(cache.get("cache_status") if isinstance(cache, dict) else None)
-    return any(str(one).casefold() in ("true", "hit") for one in said)
+def from_a_cache(row: Row) -> bool:
+    """Whether the gateway had the answer itself, as LiteLLM, nginx, Kong, Portkey and Cloudflare say so."""
+    said = [row.get("upstream_cache_status")]
+    for one in (*bodies(row), row.get("metadata")):
+        if isinstance(one, dict):
+            cache = one.get("cache")
+            said += [one.get(name) for name in ("cache_hit", "cache_status", "cached")]  # which may be a number of tokens
+            said.append(cache.get("cache_status") if isinstance(cache, dict) else None)
+    return any(str(one).casefold() in ("true", "hit", "semantic hit") for one in said)
 
 
 def _without_usage(row: Row) -> str:

@@ -256,7 +256,8 @@ def _file_conversations(
             if (earlier := seen.get(prompt.prompt_id)) is not None:
                 line, named = earlier
                 raise InputError(
-                    f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too"
+                    f"{path}, line {number}: id {prompt.prompt_id!r} stands in an earlier line too; rename "
+                    "one of them, or take the field that names it out of all rows"
                     if named and asked.name
                     else f"{path}, line {number}: id {prompt.prompt_id!r} is that of line {line} too, for rows without one "
                     "are called by their place in the file; give every row an id, or none"
