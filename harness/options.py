@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness import stops
-from simulator.errors import InputError
+from simulator.errors import DoesNotFit, InputError
+from simulator.numbers import counted
 from simulator.sla import Sla, share_of
 
 if TYPE_CHECKING:  # these take seconds
@@ -194,10 +195,30 @@ def profile_of(
     return find_profile(hardware, asked)
 
 
+def profiles_of(
+    profile_of: Callable[[int | None], Profile], layouts: Sequence[tuple[int | None, int]], say: Callable[[str], None]
+) -> list[tuple[Profile, int]]:
+    """(profile, replicas) of every layout whose GPUs hold the model; others are told. Raises InputError where none do."""
+    found: list[tuple[Profile, int]] = []
+    too_small = list[DoesNotFit]()
+    for gpus, replicas in layouts:
+        try:
+            found.append((profile_of(gpus), replicas))
+        except DoesNotFit as error:
+            too_small.append(error)
+    if not found:
+        raise too_small[0]
+    for small in too_small:
+        say(f"left out: {small}")
+    return found
+
+
 def say_gpus(profile: Profile, hardware: str | None, asked: int | str | None, say: Callable[[str], None]) -> None:
-    """Tell that a modelled profile was given more than one GPU, where nobody asked for any number of them."""
+    """Tell which device a modelled profile takes, and that it was given more than one where nobody asked for any number."""
     from simulator.hardware.roofline import Assumptions
 
+    if hardware is not None and "/" not in hardware and profile.source == "roofline":  # a device, which may come with less
+        say(f"{profile.name}: {counted(profile.gpus, 'GPU')}, {profile.device}")
     if profile.gpus > 1 and asked is None and profile.source == "roofline" and not str(hardware).endswith(".json"):
         share = f"{Assumptions().least_cache_share:.0%}"
         say(

@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
 
 
+class DoesNotFit(InputError):
+    """A model takes more memory than the GPUs have that are to hold it."""
+
+
 class AnswerIsNo(Exception):
     """What was asked for was worked out and is not to be had: nobody's mistake. Commands exit with code 1."""
 

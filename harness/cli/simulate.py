@@ -122,9 +122,10 @@ def simulate(
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 shared = options.layouts_of(context, gpus, tp, replicas)
-                profile, *others = (
-                    options.profile_of(hardware, model, one, weights, kv, captured, mean_context) for one, _ in shared
-                )
+                (profile, copies), *others = options.profiles_of(
+                    lambda one: options.profile_of(hardware, model, one, weights, kv, captured, mean_context),
+                    shared, watcher.say,
+                )  # fmt: skip
                 options.say_gpus(profile, hardware, tp if gpus is None else gpus, watcher.say)
                 believed = None if believed_hardware is None else find_profile(believed_hardware)
                 run_id = store.find_run(name)
@@ -139,7 +140,7 @@ def simulate(
                         policies=policies, against=against_policy, drafters=options.listed(drafter),
                         confidences=confidences, weights=shares, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
                         request_cap=request_cap, step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
-                        replicas=shared[0][1], others=others, prefix_cache=prefix_cache, router=router,
+                        replicas=copies, others=[other for other, _ in others], prefix_cache=prefix_cache, router=router,
                         seconds=seconds, seed=seed, replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
                         slas=options.slas_of(sla, share, watcher.say),

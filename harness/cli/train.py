@@ -309,10 +309,18 @@ def _print(kind: str, model: Model, device: Device, gpus: int, asked: TrainingCo
     print_table(console, ["", "as asked", "published recipe"], lines, ())
     if asked.memory_bytes > device.memory_bytes:
         fits = gpus > 1 and asked.memory_shared_bytes <= device.memory_bytes
-        way = "--shard" if fits else "fewer --anchors, more --gpus with --shard, or larger ones"
+        way = "--shard" if fits else _way(asked, device)
         say(console, f"a text at a time does not fit a GPU's {device.memory_bytes / 1e9:.0f} GB: {way}")
     for line in assumed(model):
         say(console, line)
+
+
+def _way(asked: TrainingCost, device: Device) -> str:
+    """What makes a training fit that does not, however its target is shared out."""
+    if asked.least_memory_bytes <= device.memory_bytes:
+        return "fewer --anchors, more --gpus with --shard, or larger ones"
+    own = f"the drafter's own state, {_size(asked.least_memory_bytes)}, is on each"
+    return f"{own}, however many share the target; larger GPUs, or a smaller drafter (--layers, --rank: not counted here)"
 
 
 def _cells(cost: TrainingCost) -> list[tuple[str, str]]:
@@ -337,7 +345,8 @@ def assumed(model: Model) -> list[str]:
     recipe = given.PUBLISHED
     return [
         f"assumed: training reaches {worst:.0%} to {best:.0%} of a GPU's peak in bf16; answers, as many tokens as are "
-        f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests on each GPU; "
+        f"trained on, {slow:.0%} to {fast:.0%} of the roofline's speed with {given.ANSWERED_TOGETHER} requests "
+        "on each GPU, or as many as fit; "
         "every GPU holds the target as it is published, or its share of the layers (--shard); "
         f"main memory holds the target while it is loaded, and states of {given.HELD_OUT_TEXTS} held-out texts; "
         f"{given.STATE_BYTES} bytes of state a trained parameter; "
@@ -353,7 +362,9 @@ def _size(value: float) -> str:
     return f"{abbreviated(value)}B"
 
 
-def _range(hours: tuple[float, float]) -> str:
+def _range(hours: tuple[float, float] | None) -> str:
     """Two digits of each, written out."""
+    if hours is None:
+        return "does not fit"
     least, most = (f"{float(f'{value:.2g}'):,g}" for value in hours)
     return f"{least} to {most}"

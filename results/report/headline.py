@@ -340,10 +340,18 @@ def simulating(run: Provenance, out: Path) -> tuple[str, str]:
     profile, fill_in, model = profile_of(run.target), "", list[str]()
     if profile is None:
         profile, fill_in = "DEVICE/MODEL", " (`harness hardware list` shows them)"
-        if run.config:
-            profile, model = "DEVICE", ["--model", run.config]
+        if shapes := run.config or _folder(run.target):
+            profile, model = "DEVICE", ["--model", shapes]
     hardware = ("--hardware", profile, *model)
     return typed("harness", "simulate", run.run_id, *hardware, "--concurrency", "1..64", out=out), fill_in
+
+
+def _folder(target: str) -> str:
+    """A target's folder, where its shapes can be read; empty where it has none here."""
+    try:
+        return target if (Path(target) / "config.json").is_file() else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def from_recordings(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.drafter_kinds import FREE, KINDS
-from simulator.errors import InputError
+from simulator.errors import DoesNotFit, InputError
 from simulator.hardware.cost import Seconds
 from simulator.hardware.graphs import CAPTURED, captured_sizes
 from simulator.hardware.model import DENSE_KERNELS, FORMAT_BYTES, MARKOV_RANK, Attention, Format, Model
@@ -203,7 +203,7 @@ def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
     weights = model.weight_bytes + max(map(model.drafter_bytes, KINDS))
     holding = [gpus for i in range(MOST_GPUS.bit_length()) if weights / (gpus := 1 << i) <= room]
     if not holding:
-        raise InputError(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
+        raise DoesNotFit(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
     if even := [gpus for gpus in holding if not model.uneven(gpus)]:
         return even[0]
     raise InputError(
@@ -223,7 +223,7 @@ def roofline(
     gpus = gpus or gpus_needed(device, model, given)
     capacity = kv_capacity_tokens(device, model, gpus, given)
     if capacity < 1:
-        raise InputError(f"hardware {name}: {model.name} does not fit on {gpus} × {device.name}")
+        raise DoesNotFit(f"hardware {name}: {model.name} does not fit on {gpus} × {device.name}")
     machine = Machine(device, gpus, given)
     context = given.context_tokens
     shards = min(gpus, model.kv_shards)

@@ -13,14 +13,14 @@ from simulator.errors import InputError
 from simulator.hardware.architecture import model_of
 from simulator.hardware.catalogue import Asked, config_of, configs, model_file, models
 from simulator.hardware.model import FORMAT_BYTES, MARKOV_RANK, Model
-from simulator.hardware.roofline import Assumptions, Device, Machine
+from simulator.hardware.roofline import Assumptions, Device, Machine, kv_capacity_tokens
 
 EFFICIENCY: Final = (0.25, 0.5)
 """Share of a GPU's peak that training reaches, the worst and the best that is assumed."""
 ANSWERING: Final = (0.5, 1.0)
 """Share of the roofline's speed that a server reaches while it answers."""
 ANSWERED_TOGETHER: Final = 256
-"""Requests that a GPU answers at once."""
+"""Requests that a GPU answers at once, at most: as many as fit."""
 STATE_BYTES: Final = 20
 """Memory of a trained parameter: itself, its gradient, two moments and the best so far, in 32 bits."""
 HELD_OUT_TEXTS: Final = 3 * 16
@@ -80,17 +80,19 @@ class TrainingCost:
     target_flops_kept: float
     """Operations of reading them once, where hidden states are kept."""
     drafter_flops: float
-    answer_hours: tuple[float, float]
-    """For the target to say as many tokens, the least and the most."""
-    hours: tuple[float, float]
-    """Hours of training with hidden states computed anew, the least and the most."""
-    hours_kept: tuple[float, float]
+    answer_hours: tuple[float, float] | None
+    """For the target to say as many tokens, the least and the most; None where it does not fit the GPUs."""
+    hours: tuple[float, float] | None
+    """Hours of training with hidden states computed anew, the least and the most; None where it does not fit them."""
+    hours_kept: tuple[float, float] | None
     """Hours of training where they are kept: reading them from disk is not counted."""
     memory_bytes: float
     """Memory of each GPU, a text at a time."""
+    least_memory_bytes: float
+    """Memory of the drafter and its state alone, which every GPU has however much is shared out."""
     memory_shared_bytes: float
-    """The same where each GPU holds its share of the target's layers (`--shard`), and of the others' two at a time: FSDP
-    puts the next one together while one computes."""
+    """The same as `memory_bytes` where each GPU holds its share of the target's layers (`--shard`), and of the others' two
+    at a time: FSDP puts the next one together while one computes."""
     main_memory_bytes: float
     """Main memory of the first process: the target while it is loaded (of a target that is shared out one process of a
     machine has it at a time), and what it keeps of held-out answers as long as `sequence_tokens`."""
@@ -126,13 +128,16 @@ def training_cost(kind: str, model: Model, device: Device, gpus: int, recipe: Re
     trained = STATE_BYTES * layer + held + LOGIT_COPIES * 4 * at_once * model.vocabulary
     layers = sum(model.layer_bytes(a) for a in model.attention)
     largest = max(model.layer_bytes(a) / a.layers for a in model.attention)
+    whole = model.weight_bytes + trained
+    shared = model.weight_bytes - layers + min(layers, layers / gpus + 2 * largest) + trained
+    fits = min(whole, shared if gpus > 1 else whole) <= device.memory_bytes
     return TrainingCost(
         tokens=recipe.tokens, epochs=recipe.epochs, drafted_positions=positions * recipe.epochs, parameters=layer,
         target_flops=recipe.epochs * reading, target_flops_kept=reading, drafter_flops=drafter,
         answer_hours=_answering(model, device, gpus, recipe),
-        hours=_hours(recipe.epochs * reading + drafter, device, gpus), hours_kept=_hours(reading + drafter, device, gpus),
-        memory_bytes=model.weight_bytes + trained,
-        memory_shared_bytes=model.weight_bytes - layers + min(layers, layers / gpus + 2 * largest) + trained,
+        hours=_hours(recipe.epochs * reading + drafter, device, gpus) if fits else None,
+        hours_kept=_hours(reading + drafter, device, gpus) if fits else None,
+        memory_bytes=whole, least_memory_bytes=STATE_BYTES * layer, memory_shared_bytes=shared,
         main_memory_bytes=model.weight_bytes
         + HELD_OUT_TEXTS * recipe.sequence_tokens * model.width * (states - 1) * _CACHED_BYTES,
         answers_bytes=_WRITTEN_BYTES * recipe.tokens,
@@ -195,12 +200,23 @@ def _hours(flops: float, device: Device, gpus: int) -> tuple[float, float]:
     return flops / (gpus * device.bf16_flops * best) / 3600, flops / (gpus * device.bf16_flops * worst) / 3600
 
 
-def _answering(model: Model, device: Device, gpus: int, recipe: Recipe) -> tuple[float, float]:
-    """Hours for the target to say as many tokens: steps of many requests, by the roofline."""
-    machine = Machine(device, 1, Assumptions())
-    context = recipe.sequence_tokens / 2
-    read = ANSWERED_TOGETHER * sum(a.read_bytes(context) for a in model.attention)
-    step_s = float(machine.verify(model, np.array([float(ANSWERED_TOGETHER)]))[0]) + read / machine.bandwidth
-    hours = recipe.tokens / (gpus * ANSWERED_TOGETHER / step_s) / 3600
+def _answering(model: Model, device: Device, gpus: int, recipe: Recipe) -> tuple[float, float] | None:
+    """Hours for the target to say as many tokens: steps of as many requests as fit, by the roofline, however the GPUs are
+    shared out that gives most; None where none of that holds it."""
+    rates = [_answered_per_s(model, device, 1 << i, recipe) * (gpus >> i) for i in range(gpus.bit_length())]
+    if not (fastest := max(rates)):
+        return None
     worst, best = ANSWERING
+    hours = recipe.tokens / fastest / 3600
     return hours / best, hours / worst
+
+
+def _answered_per_s(model: Model, device: Device, gpus: int, recipe: Recipe) -> float:
+    """Tokens per second of a replica on so many GPUs; 0 where it does not fit them."""
+    context, given = recipe.sequence_tokens / 2, Assumptions()
+    together = min(ANSWERED_TOGETHER * gpus, int(kv_capacity_tokens(device, model, gpus, given) / context))
+    if together < 1:
+        return 0.0
+    machine = Machine(device, gpus, given)
+    read = together * sum(a.read_bytes(context) for a in model.attention) / gpus
+    return together / (float(machine.verify(model, np.array([float(together)]))[0]) + read / machine.bandwidth)

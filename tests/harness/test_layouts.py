@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.options import say_gpus
+from harness.options import profiles_of, say_gpus
 from harness.sweeps.layouts import _apart
 from results.report.compose import compose
 from results.store.database import Store
 from simulator.decision import Draw
+from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, find_profile
 from simulator.load import Users
 from simulator.policies import PolicySpec
@@ -149,3 +150,15 @@ def test_gpus_that_nobody_asked_for_are_told() -> None:
     say_gpus(profile, "l4/qwen3-8b", 2, said.append)
     say_gpus(find_profile("h100/qwen3-8b"), "h100/qwen3-8b", None, said.append)
     assert len(said) == 1
+    say_gpus(find_profile("l4/qwen3-4b"), "l4", None, said.append)
+    assert said[1:] == ["l4/qwen3-4b: 1 GPU, NVIDIA L4 24 GB"]
+
+
+def test_a_layout_whose_gpus_do_not_hold_the_model_is_left_out() -> None:
+    said = list[str]()
+    found = profiles_of(lambda gpus: find_profile("l4/qwen3-14b", Asked(gpus=gpus)), [(1, 4), (2, 2), (4, 1)], said.append)
+    assert [(profile.gpus, replicas) for profile, replicas in found] == [(2, 2), (4, 1)]
+    assert len(said) == 1
+    assert "does not fit on 1 × NVIDIA L4 24 GB" in said[0]
+    with pytest.raises(InputError, match="does not fit on 1"):
+        profiles_of(lambda gpus: find_profile("l4/qwen3-14b", Asked(gpus=gpus)), [(1, 4)], said.append)

@@ -96,6 +96,16 @@ def test_the_next_command_takes_the_configuration_that_was_given() -> None:
     assert {words[words.index("--model") + 1] for words in told} == {"my config.json"}
 
 
+def test_the_next_command_takes_the_folder_of_ones_own_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    con = recorded()
+    con.execute("UPDATE runs SET target = ?", [json.dumps({"source": str(tmp_path)})]).fetchall()
+    told = [words for words in commands(compose.page(compose.compose(con, RUN))) if words[1] == "simulate"]
+    assert {(words[words.index("--hardware") + 1], words[words.index("--model") + 1]) for words in told} == {
+        ("DEVICE", str(tmp_path))
+    }
+
+
 def test_the_title_can_be_shown_without_explanation() -> None:
     """Question, model, hardware, traffic, suite and date of what the page answers: recordings, a sweep, a study."""
     con = recorded()

@@ -110,3 +110,14 @@ def test_a_gguf_file_is_refused_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF\x80")
     with pytest.raises(InputError, match=r"read from a config.json, not from a GGUF file"):
         target_of(str(tmp_path / "m.gguf"))
+
+
+def test_what_fits_no_gpu_takes_no_hours() -> None:
+    """A drafter's state is on each of them, however many share the target; a target may answer on several, or on none."""
+    card, recipe = devices()["rtx4090"], Recipe(tokens=1e6, epochs=1)
+    target = target_of("qwen3-14b")
+    alone, eight = (training_cost("dspark", target, card, gpus, recipe) for gpus in (1, 8))
+    assert (alone.answer_hours, alone.hours, eight.hours) == (None, None, None)
+    assert eight.answer_hours is not None
+    assert eight.least_memory_bytes > card.memory_bytes
+    assert training_cost("dspark", target_of("qwen3-4b"), H100, 1, recipe).hours is not None
