@@ -13,7 +13,7 @@ import msgspec
 from harness.console import Watcher
 from results.store.database import Store
 from results.store.decisions import models_of
-from results.store.recordings import accepted_otherwise
+from results.store.recordings import acceptance_note
 from results.store.studies import K_BY_BATCH, Studies, StudyConfirmation, StudySensitivity
 from simulator.capacity import shorter
 from simulator.configuration import Configuration
@@ -194,7 +194,7 @@ class _End:
     ) -> None:  # fmt: skip
         self._plan, self._found, self._searched, self._chosen = plan, found, searched, chosen
         self._run, self._watcher = run, watcher
-        self._models, self._note = models_of(store.run(run_id)), accepted_otherwise(store, run_id, plan.drafting)
+        self._models, self._note = models_of(store.run(run_id)), acceptance_note(store, run_id, plan.drafting)
         traffic = found.traffic.trace(TraceKey(PART, found.plain))
         self._mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
         self._for_all = _table_for_all(plan, found, searched)

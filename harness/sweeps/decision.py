@@ -13,7 +13,7 @@ from harness.console import Watcher
 from harness.sweeps.plan import SweepPoint, task_of
 from results.store.database import Store
 from results.store.decisions import models_of
-from results.store.recordings import Recordings, accepted_otherwise
+from results.store.recordings import Recordings, acceptance_note
 from results.store.simulations import Simulation
 from simulator.capacity import MOST_TRIED, enough, too_few
 from simulator.configuration import Configuration
@@ -49,7 +49,7 @@ def sweep_decision(
     mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
     question = Question(
         plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds,
-        draws=plan.decision_draws, note=accepted_otherwise(store, run_id, plan.drafting),
+        draws=plan.decision_draws, note=acceptance_note(store, run_id, plan.drafting),
     )  # fmt: skip
     decision = decision_of(question, evidence)
     told = evidence.graphs(decision.candidate)

@@ -146,6 +146,16 @@ def choose_drafting(
     return there[0]
 
 
+def acceptance_note(store: Store, run_id: str, drafting: Drafting) -> str:
+    """What to know of the acceptance that a decision stands on; empty where there is nothing."""
+    if store.run(run_id)["prompt_source"] == "synthesised":
+        return (
+            "acceptance is what was published or given, and was not measured on this traffic: the log of a server that "
+            "drafts so says what it is there (`harness advise`)"
+        )
+    return accepted_otherwise(store, run_id, drafting)
+
+
 def accepted_otherwise(store: Store, run_id: str, drafting: Drafting) -> str:
     """That drafts chosen the other way are accepted longer, of the drafter for which it makes most; empty where none is."""
     sql = "SELECT DISTINCT drafter, gamma, drafting FROM anchors WHERE run_id = ? ORDER BY ALL"

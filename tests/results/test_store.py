@@ -16,7 +16,7 @@ import pytest
 import results.store.connection
 import results.store.migration
 from results.store.database import Store
-from results.store.recordings import accepted_otherwise
+from results.store.recordings import acceptance_note, accepted_otherwise
 from results.store.rows import TARGET, anchor_table, recordings, response_tables
 from results.store.runs import RunInfo, SpeedSample
 from simulator.confidence import calibrated
@@ -260,6 +260,12 @@ def test_how_much_longer_the_other_way_accepts_is_of_rounds(store: Store) -> Non
         "drafts are greedy here; sampled ones of dspark γ=2 are accepted 3.00 tokens long in this recording"
     )
     assert "these 1.50" in told
+
+
+def test_acceptance_that_nobody_measured_is_told(store: Store) -> None:
+    run_id = store.create_run(dataclasses.replace(INFO, prompt_source="synthesised"))
+    assert "was not measured on this traffic" in acceptance_note(store, run_id, "greedy")
+    assert not acceptance_note(store, store.create_run(INFO), "greedy")
 
 
 def test_recordings_are_kept_by_how_drafts_were_chosen(store: Store) -> None:
