@@ -121,6 +121,7 @@ def simulate(
             if resume is not None:
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
+                promised = options.slas_of(sla, share, watcher.say)
                 shared = options.layouts_of(context, gpus, tp, replicas)
                 (profile, copies), *others = options.profiles_of(
                     lambda one: options.profile_of(hardware, model, one, weights, kv, captured, mean_context),
@@ -143,7 +144,7 @@ def simulate(
                         replicas=copies, others=[other for other, _ in others], prefix_cache=prefix_cache, router=router,
                         seconds=seconds, seed=seed, replications=replications,
                         engine=engine_of(engine), decision_draws=decision_draws,
-                        slas=options.slas_of(sla, share, watcher.say),
+                        slas=promised,
                         headroom=headroom, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 sweep_id = run_sweep(

@@ -112,6 +112,7 @@ def search(
             if resume is not None:
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
+                promised = options.slas_of(sla, share, watcher.say)
                 tp, replicas = options.shared_out(context, gpus, tp, replicas)
                 profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
                 options.say_gpus(profile, hardware, tp, watcher.say)
@@ -130,7 +131,7 @@ def search(
                     plan = StudyPlan(
                         profile=profile, loads=asked,
                         objective=objective or ("throughput" if concurrency else "tps"),
-                        slas=options.slas_of(sla, share, watcher.say),
+                        slas=promised,
                         weights=shares, drafters=options.listed(drafter),
                         policies=kinds, sampler=sampler, trials=64 if trials is None else trials,
                         engine=engine_of(engine),
