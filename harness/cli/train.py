@@ -264,7 +264,7 @@ def print_trained(result: Trained, target: str, out: Path, asked_with: tuple[str
         for domain, tau in result.tau.items()
     ]  # fmt: skip
     say(console, f"{result.kind}: the weights of step {result.best_step} of {result.steps}, on held-out answers")
-    print_table(console, ["domain", "prompts", "τ, ± 95 %", "accepted by position"], rows, ())
+    print_table(console, ["domain", "prompts", "τ, ± 95 %", "accepted by position, of rounds that reach it"], rows, ())
     say(
         console,
         "expected values, of drafts drawn as the answers were; the step was chosen by these answers, which flatters it a "

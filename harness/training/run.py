@@ -172,7 +172,7 @@ def told(evaluated: Evaluated) -> str:
     positions = " ".join(a.removeprefix("0") for a in means)
     loss = "" if evaluated.loss != evaluated.loss else f", loss {evaluated.loss:.3f}"
     of = ", mean of domains" if len(drafting) > 1 else ""
-    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position{of} {positions}"
+    return f"step {evaluated.step}{loss}: τ {lengths}; accepted by position, of rounds that reach it{of} {positions}"
 
 
 def _mean_acceptance(drafting: Sequence[Drafting]) -> list[float | None]:
