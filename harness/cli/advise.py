@@ -289,23 +289,61 @@ def _why(advice: Advice) -> list[str]:
         if losing := [(running, gain) for running, gain in advice.at_loads if gain.value < -WORTH]:
             running, gain = min(losing, key=lambda one: one[1].value)
             lines.append(f"slower where {running} run: {gain.signed} tokens a second there")
-    if advice.server.settings.adaptive:
+    if advice.server.settings.adaptive and not advice.useless:
         return lines
+    return [*lines, *([_useless(advice)] if advice.useless else _turn(advice))]
+
+
+def _useless(advice: Advice) -> str:
+    """Why no K pays where next to nothing is accepted."""
+    from harness.served.expected import per_draft
+    from harness.served.observed import finds_lengths
+
+    most = per_draft(advice.acceptance, advice.acceptance.gamma).high
+    told = f"a draft commits at most {most:.3f} tokens, and 1 without any accepted: no K pays, whatever a step takes"
+    loaded = (
+        "; a drafter that is hardly ever right is usually loaded wrongly: it is another target's, taps other layers, or has "
+        "another tokenizer"
+    )
+    return told if finds_lengths(advice.kind) else told + loaded
+
+
+def _turn(advice: Advice) -> list[str]:
+    """Above how many requests no drafts are faster; what the flags do where that is not the same."""
+    from harness.served.by_batch import off_from
+
+    table = off_from(advice.rows)
     if advice.off_above is not None:
         turn = advice.off_above
-        where = f"above {turn.value:.0f} running" if turn.value else "at every load"
-        lines.append(f"off {where} ({turn.low:.0f} to {turn.high:.0f}): there no drafts at all are faster than any k")
-    elif advice.knows_off:
-        most = max(one.running for one in advice.loads)
-        surely = (
-            ""
-            if (advice.pays_to or 0) >= most
-            else f"; surely up to {advice.pays_to:.0f}"
-            if advice.pays_to
-            else "; not surely"
+        if turn.value < 1:
+            return ["off at every load" + (f": surely above {turn.high:.0f} running" if turn.high >= 1 else "")]
+        where = f"above {turn.value:.0f} running ({turn.low:.0f} to {turn.high:.0f})"
+        faster = "no drafts at all are faster than any k"
+        if table is not None:
+            return [f"off above {table - 1} running, by these flags; {where} {faster}{_not_sure(table, turn.low)}"]
+        ran = max((one.running for one in advice.loads if one.served), default=0)
+        drafts = (
+            ", though not surely than what these flags draft"
+            if advice.verdict == "by_batch"
+            else f"; K = {advice.k} is for all loads together"
+            if advice.verdict != "off" and turn.value < ran
+            else ""
         )
-        lines.append(f"drafting pays up to {most} running, the most looked at{surely}")
-    return lines
+        return [f"off {where}: there {faster}{drafts}"]
+    if not advice.knows_off:
+        return []
+    most, surely = max(one.running for one in advice.loads), advice.pays_to or 0
+    told = "" if surely >= most else f"; surely up to {surely:.0f}" if surely else "; not surely"
+    if table is not None:
+        return [f"off above {table - 1} running, by these flags{_not_sure(table, most)}"]
+    return [f"drafting pays up to {most} running, the most looked at{told}"]
+
+
+def _not_sure(first: int, pays_to: float) -> str:
+    """Why a table is off where drafting likely pays; empty where it does not."""
+    if first > pays_to:
+        return ""
+    return f"; from {first} to {pays_to:.0f} some k likely is too, and not as surely faster than what was served"
 
 
 def _print_tokens(console: Console, advice: Advice) -> None:
@@ -347,6 +385,8 @@ def _speed(advice: Advice) -> str:
 
 
 def _print_loads(console: Console, advice: Advice) -> None:
+    from harness.served.expected import k_at
+
     gamma, rows = advice.acceptance.gamma, list[list[str]]()
     for one in advice.loads:
         best = (
@@ -364,6 +404,10 @@ def _print_loads(console: Console, advice: Advice) -> None:
         say(console, "? not surely: the interval holds 0, or it is less than 1 %")
     if not all(one.served for one in advice.loads):
         say(console, "* so many did not run in these files")
+    others = [one for one in advice.loads if advice.rows and one.sure and k_at(advice.rows, one.running) != one.best]
+    if others:
+        told = ", ".join(f"{one.running} ({k_at(advice.rows, one.running)})" for one in others)
+        say(console, f"the table has another k at {told} running: K does not rise with the load, and all of its loads count")
 
 
 def _after(advice: Advice) -> str:

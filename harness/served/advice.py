@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from harness.served.acceptance import LABEL, Acceptance
+from harness.served.by_batch import AtLoad, rows_of
 from harness.served.costs import Costs, priced
 from harness.served.expected import (
     Estimate,
@@ -45,6 +46,12 @@ _ALL: Final = 0.995
 """Shares above which every draft is as good as accepted."""
 WORTH: Final = 0.01
 """A gain that nobody restarts a server for."""
+_MATTERS: Final = 0.03
+"""A gain that stands by itself; a smaller one that is sure does not where another k likely gives twice as much."""
+_DOCTOR: Final = "`harness doctor CHECKPOINT --target TARGET`: whether the drafter fits its target, and how it is to be read"
+"""What names what is wrong with a drafter that is never right."""
+_NOTHING: Final = 0.1
+"""Tokens a draft, at most, where none of those that were seen was accepted, that pay for no drafter."""
 _HALF: Final = 0.5
 """A share of a stretch's steps with more than which drafts are more often on than not."""
 _ABOUT: Final = 1.25
@@ -53,25 +60,6 @@ _SHARES: Final = 20
 """Loads that stand for all that ran."""
 _CURVE: Final = 33
 """Loads at which draws are asked for where they turn."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AtLoad:
-    """What is best at one load."""
-
-    running: int
-    served: bool
-    """Whether so many, or about, ran in the files."""
-    as_served: int
-    """The k that was served with so many."""
-    best: int
-    """The k with most tokens a second, by the median; of those that are surely better where some are."""
-    sure: bool
-    """Whether it is surely better than what was served: 95 %, and by more than nobody restarts a server for."""
-    gain: Estimate
-    """What the best gains over what was served, a share."""
-    over_none: Estimate | None
-    """What K gains over no drafts; None where steps without drafts are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +97,8 @@ class Advice:
     basis: str
     """Where times come from."""
     knows_off: bool
+    useless: bool
+    """Whether so little is accepted that no K pays, whatever a step takes."""
     expected: Expected
     cannot: tuple[str, ...]
     """What the files cannot tell, each with what is missing."""
@@ -119,7 +109,9 @@ class Advice:
 def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> Advice:
     """Weigh k = 0 or 1, …, K at the loads that were served, and beyond them where that is asked for."""
     gamma, most_known = acceptance.gamma, max(acceptance.known, 1)
-    least = 0 if costs.knows_off else 1
+    useless = per_draft(acceptance, most_known).high - 1 < (WORTH if acceptance.survival[:1].sum() else _NOTHING)
+    knows_off = costs.knows_off or useless
+    least = 0 if knows_off else 1
     served, looked = _loads(server, costs)
     ran = ran_at(server)
     speeds = {r: _speeds(acceptance, costs, r, least) for r in dict.fromkeys([*served, *looked, *ran])}
@@ -128,7 +120,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         own = dict.fromkeys(own, most_known)
     # From what is believed K may be lowered: that a load carries more than it was served with, no such steps say.
     can_tell = not _untold_lengths(server, acceptance, kind)
-    tops = {r: least - 1 if not can_tell else most_known if costs.knows_off else own[r] for r in speeds}
+    tops = {r: least - 1 if not can_tell else most_known if knows_off else own[r] for r in speeds}
     at = [
         _at(speeds[r], r, own[r], least, tops[r], served=r in served or _inside(server, r))
         for r in sorted({*served, *looked})
@@ -142,32 +134,33 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
 
     before = mean(own.__getitem__)
     gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, most_known + 1)], 1)  # type: ignore[misc]
-    k, rows = _chosen(gains, least, min((tops[r] for r in weights), default=least - 1)), _rows(at)
+    k, _ = _chosen(gains, least, min((tops[r] for r in weights), default=least - 1))
+    k, rows = 0 if useless else k, rows_of(at, ran)
     verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
     gain = Estimate(0.0, 0.0, 0.0) if k is None else Estimate.of(gains[:, k - least])
-    differing = len({one.best if one.sure else one.as_served for one in at}) > 1 and any(one.sure for one in at)
-    if differing and _takes_rows(server, kind):
+    differing = len({k for *_, k in rows}) > 1 and any(k_at(rows, one.running) != one.as_served for one in at)
+    if differing and not useless and _takes_rows(server, kind):
         by_batch = mean(lambda r: k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
-        beyond = k is None and any(one.sure and not one.served for one in at)
         whole = Estimate.of(by_batch)
         surer = k is not None and whole.low >= gain.low  # a K that was not timed is unsure: no reason to prefer it
-        if beyond or (more.value > WORTH and (more.low > -WORTH / 2 or surer)):
+        if more.value > WORTH and (more.low > -WORTH / 2 or surer):
             verdict, gain, k = "by_batch", whole, max(k for _, _, k in rows)
     k = gamma if k is None else k
     chosen = {r: own[r] if verdict == "keep" else k_at(rows, r) if verdict == "by_batch" else k for r in sorted(weights)}
     of_rows = expected_of_rows(rows, acceptance, costs, weights) if verdict == "by_batch" else None
-    turns = costs.knows_off and not server.settings.adaptive  # that server verified less than whole drafts
+    turns = costs.knows_off and not useless and not server.settings.adaptive  # that server verified less than whole drafts
     off_above, pays_to = _turns(acceptance, costs, max(looked)) if turns else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain,
         at_loads=tuple((r, Estimate.of(_gain_of(speeds[r], c - least, own[r] - least))) for r, c in chosen.items()),
         of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
-        loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=costs.knows_off,
+        loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=knows_off,
+        useless=useless,
         expected=of_rows or expected(server, acceptance, k, kept=verdict == "keep"),
-        cannot=tuple(_cannot(server, acceptance, costs, kind)),
-        next=_next(server, acceptance, costs),
+        cannot=tuple(_cannot(server, acceptance, costs, kind, useless=useless)),
+        next=_DOCTOR if useless and not finds_lengths(kind) else _next(server, acceptance, costs),
     )  # fmt: skip
 
 
@@ -215,38 +208,26 @@ def _speeds(acceptance: Acceptance, costs: Costs, running: int, least: int) -> F
 
 def _at(speeds: Floats, running: int, own: int, least: int, top: int, *, served: bool) -> AtLoad:
     gains = speeds / speeds[:, own - least, None] - 1
-    chosen = _chosen(gains, least, top)
+    chosen, surely = _chosen(gains, least, top)
     best = int(np.argmax(np.median(gains, 0))) + least if chosen is None else chosen
     return AtLoad(
         running=running, served=served, as_served=own, best=best, sure=chosen is not None,
-        gain=Estimate.of(gains[:, best - least]),
+        gains=tuple(map(Estimate.of, gains.T)), least=least, surely=surely,
+        tokens=running * float(np.median(speeds[:, own - least])),
         over_none=Estimate.of(speeds[:, -1] / speeds[:, 0] - 1) if least == 0 else None,
     )  # fmt: skip
 
 
-def _chosen(gains: Floats, least: int, top: int) -> int | None:
-    """The k with most tokens a second by the median, of those up to `top` surely better than what was served, and worth a
-    restart; None where there is none."""
+def _chosen(gains: Floats, least: int, top: int) -> tuple[int | None, frozenset[int]]:
+    """(the k with most tokens a second by the median, of those up to `top` surely better than what was served, and worth a
+    restart, all of those): None where there is none. A small gain is not worth it where it gives up more than it secures:
+    no drafts tell nothing of what they would have given."""
     middle, low = np.median(gains, 0), np.quantile(gains, 0.025, axis=0)
-    sure = (low > 0) & (middle > WORTH) & (np.arange(len(low)) + least <= top)
-    return int(np.argmax(np.where(sure, middle, -np.inf))) + least if sure.any() else None
-
-
-def _rows(at: Sequence[AtLoad]) -> tuple[tuple[int, int, int], ...]:
-    """k by running requests: where another k is surely better that one, else what was served; never rising with the load."""
-    rows, first = list[tuple[int, int, int]](), 1
-    for one, following in zip(at, [*at[1:], None], strict=True):
-        k = one.best if one.sure else one.as_served
-        last = one.running if following is None else (one.running + following.running) // 2
-        if last < first:
-            continue
-        k = min(k, rows[-1][2]) if rows else k
-        if rows and rows[-1][2] == k:
-            rows[-1] = (rows[-1][0], last, k)
-        else:
-            rows.append((first, last, k))
-        first = last + 1
-    return tuple(rows)
+    may = np.arange(len(low)) + least <= top
+    most = float(middle[may].max()) if may.any() else 0.0
+    sure = may & (low > 0) & (middle > WORTH) & (middle >= min(most / 2, _MATTERS))
+    best = int(np.argmax(np.where(sure, middle, -np.inf))) + least if sure.any() else None
+    return best, frozenset(map(int, np.flatnonzero(sure) + least))
 
 
 def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | None, float]:
@@ -299,13 +280,13 @@ def _untold_lengths(server: Server, acceptance: Acceptance, kind: str) -> str:
     return ""
 
 
-def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str) -> list[str]:
+def _cannot(server: Server, acceptance: Acceptance, costs: Costs, kind: str, *, useless: bool) -> list[str]:
     gamma = max(acceptance.known, 1)
     said = [f"more than {gamma} tokens a draft, or another drafter: nothing of them was served"]
     if kind in KINDS and not KINDS[kind].prefix:
         whole = f"it computes a block at once, and what was served is the first k of {gamma}"
         said.append(f"what {kind} drafts in a shorter block: {whole}")
-    if not costs.knows_off:
+    if not costs.knows_off and not useless:
         said.append(
             f"whether no drafts at all would be faster, and above how many requests: {incomparable(server)}; "
             f"{_to_know_off(server, kind)}"

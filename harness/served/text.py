@@ -39,6 +39,12 @@ _PACKERS: Final[Mapping[bytes, Callable[[BinaryIO], io.BufferedIOBase]]] = {b"BZ
 """What else files are compressed by, as their first bytes say."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+NO_TEXT: Final = "it is no text"
+"""The note of a file in a folder of which nothing was read."""
+_FIRST: Final = 1024
+"""Bytes that tell what is no text."""
+_CONTROL: Final = re.compile(rb"[\x01-\x06\x0e-\x1a]|^\x80|\x89PNG")
+"""Characters that no text has; how a pickle and a picture begin."""
 _METRIC: Final = re.compile(r"\s*(?:(?:ray_)?(?:vllm|sglang|llamacpp|trtllm)|process|python)[:_]\w+[{ ]\S*[\w\"{]")
 """A sample of metrics, told from a log by a name of its own: `vllm_1  | …` is a line of one."""
 _ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -191,8 +197,11 @@ def read_texts(paths: list[Path], counts: re.Pattern[str], progress: Progress) -
             if not inside:
                 raise InputError(f"{path}: is a folder without files")
             for file in inside:
-                yield _read(file, counts, progress), False
+                foreign = Text(file, "", (NO_TEXT,)) if _is_binary(file) else None
+                yield foreign or _read(file, counts, progress), False
         else:
+            if path.is_file() and _is_binary(path):
+                raise _no_text(path)
             yield _read(path, counts, progress), True
 
 
@@ -206,6 +215,20 @@ def _read(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from None
     return read_text(file)
+
+
+def _is_binary(file: Path) -> bool:
+    """Whether its first bytes are no text's: a NUL within, and another byte that no log has. A log that was rotated while it
+    was written begins with NULs, and one whose machine went down has some within."""
+    try:
+        with file.open("rb") as raw:
+            head = raw.read(_FIRST)
+    except OSError:
+        return False  # is told where it is read
+    if head.startswith((_GZIP, *_PACKERS, _ZSTD, *_UTF16)):
+        return False
+    head = head.strip(b"\x00")
+    return b"\x00" in head and (b"\xff" in head or _CONTROL.search(head) is not None)
 
 
 def _is_long(file: Path) -> bool:
@@ -370,6 +393,10 @@ def read_text(file: Path) -> Text:
     return Text(file, _unwrapped(plain), tuple(notes))
 
 
+def _no_text(file: Path) -> InputError:
+    return InputError(f"{file}: is no text; a log, metrics, JSON or JSON lines are read")
+
+
 def _too_large(file: Path) -> InputError:
     return InputError(
         f"{file}: has more than {_MOST_BYTES >> 20:,} MiB, and is held whole as it is no log and no file of a JSON object a "
@@ -421,7 +448,7 @@ def _decoded(file: Path, data: bytes) -> str:
             raise InputError(f"{file}: is no text") from None
     data = data.strip(b"\x00")  # of a log that was rotated, or whose machine went down, while it was written
     if data.count(b"\x00") > len(data) // 1000:
-        raise InputError(f"{file}: is no text; a log, metrics, JSON or JSON lines are read")
+        raise _no_text(file)
     return data.decode("utf-8-sig", errors="replace")
 
 

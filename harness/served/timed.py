@@ -32,9 +32,10 @@ _OFF: Final = 0.1
 """What a log's steps with drafts and without are off by."""
 _OFF_FORM: Final = 0.03
 """What a line through steps is off by where none like these were timed: no log is better known than a bench is repeated."""
-_OFF_BETWEEN: Final = (0.03, 0.2)
+_OFF_BETWEEN: Final = (0.03, 0.2, 0.1)
 """The same between no draft and the longest that was served, where both are timed, as a share of the logarithm of the one
-over the other: where passes of as many tokens were timed, and what is added where none of half or twice as many was."""
+over the other: where passes of as many tokens were timed; what is added where none of half or twice as many was; and what,
+above a line between the two: experts that are read anew, or tokens that are filled up to a whole tile."""
 _OFF_BEYOND: Final = (0.2, 0.05)
 """The same where more ran than in any step, for each doubling, for at some load passes turn from memory to arithmetic; and
 where less ran, for each half."""
@@ -95,17 +96,26 @@ class Seen:
         """See `Costs`."""
         drafted = self.acceptance.drafted
         share = float(drafted[k]) / drafted[-1]
-        seconds, least, most = (self._fitted(one, running) for one in (k, 0, len(drafted) - 1))
-        size, (near, apart) = running * (1 + self.acceptance.coverage_at(running) * float(drafted[k])), _OFF_BETWEEN
-        seconds = seconds + self._beyond(size)
-        gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
-        between = _OFF_FORM + (near + apart * gap) * np.abs(np.log(most / least))
-        widths = (
-            share * self.misfit, between * bow(share), share * _off_beyond(running, self.with_drafts),
-            (1 - share) * _off_beyond(running, self.without),
-        )  # fmt: skip
-        far = np.sum([width * off for width, off in zip(widths, self.off.T, strict=True)], axis=0)
+        fitted, least, most = (self._fitted(one, running) for one in (k, 0, len(drafted) - 1))
+        size = running * (1 + self.acceptance.coverage_at(running) * float(drafted[k]))
+        seconds = fitted + self._beyond(size)
+        form, *beside = self.off.T
+        widths = (share * _off_beyond(running, self.with_drafts), (1 - share) * _off_beyond(running, self.without))
+        far = share * self.misfit * form + self._between(share, size, fitted, least, most)
+        far = far + sum(width * off for width, off in zip(widths, beside[1:], strict=True))
         return np.asarray(seconds * np.exp(far), np.float64)
+
+    def _between(self, share: float, size: float, fitted: Floats, least: Floats, most: Floats) -> Floats:
+        """What the logarithm of a step is off by between no draft and the longest that was served, [draws]: more tokens take
+        more each, the more there are, so that hardly any step is above a line from the one to the other."""
+        near, apart, above = _OFF_BETWEEN
+        gap = min(float(np.abs(np.log2(self.sizes / max(size, 1e-9))).min()), 1.0)
+        drafting = self.fits[:, 2] if self.block and share else 0.0
+        room = np.log(np.maximum((least + drafting) * (1 - share) + share * most, fitted) / fitted)
+        apart_logs = np.abs(np.log(most / least))
+        width, narrow = (bow(share) * (_OFF_FORM + (near + one * gap) * apart_logs) for one in (apart, above))
+        off = width * self.off[:, 1]
+        return np.asarray(np.where(off > room, room + (off - room) * narrow / np.maximum(width, 1e-12), off), np.float64)
 
     def _beyond(self, size: float) -> Floats:
         """Seconds that a pass of so many tokens takes more than lines through those that were timed, [draws]: beyond its

@@ -30,7 +30,7 @@ from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
 from harness.served.sources.vllm_requests import VllmRequests
-from harness.served.text import Progress, Text, read_texts
+from harness.served.text import NO_TEXT, Progress, Text, read_texts
 from simulator.arrivals import form_of
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -113,7 +113,7 @@ def _is_summary(text: Text) -> bool:
 
 def _reason(text: Text) -> str:
     """What a file that nothing here reads is, and what to give in its place; empty where nobody knows."""
-    if form := form_of(text.file):
+    if NO_TEXT not in text.notes and (form := form_of(text.file)):
         return (
             f"{text.name}: is arrivals ({form}), which say nothing of drafts; give what the server itself wrote: "
             "its log, its metrics or its answers. `harness simulate` and `tuner search` take these as --arrivals"

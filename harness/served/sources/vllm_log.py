@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
-import json
 import re
 import statistics
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from harness.served.observed import CHANGED, LEFT_OUT, NOTHING, Drafts, Interval, Observation, Settings, pooled
 from harness.served.sources.log_parts import Part, joined, servers, stamp
+from harness.served.sources.vllm_start import UNKNOWN, last_server, starts
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -29,12 +28,6 @@ _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
 _NEWER: Final = re.compile(r"acceptance length|Per-position")
 _COUNTS: Final = re.compile(r"Accepted: (\d+) tokens, Drafted: (\d+) tokens")
 _POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|[\s\"]*$)")
-_CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
-_VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
-_SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
-_ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
-_PART: Final = re.compile(r"'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[(\[{)\]},]")
-"""A quoted text, a bracket or a comma."""
 _SAYS: Final = re.compile(
     r"\((?:API|Engine|Api)\w*(?: pid=\d+)?\)|\b(?:DEBUG|INFO|WARNING|ERROR)\b|Engine \d{3}"
     r"|\d{1,5} Engines|SpecDecoding metrics"
@@ -42,8 +35,6 @@ _SAYS: Final = re.compile(
 """Where what the server itself writes begins; before it stands what a collector puts there."""
 _PID: Final = re.compile(r"\(\w+ pid=(\d+)\)")
 EVERY_S: Final = 10.0
-_UNKNOWN: Final = Settings(engine="vLLM")
-"""What a log says that does not hold how its server started."""
 _AGAIN: Final = 5
 """Lines of one K after which another is a change back, and not another server's line."""
 _NEAR: Final = 4
@@ -91,27 +82,32 @@ class VllmLog:
         other did."""
         counts = re.compile(self.counts)
         apart = _baselines(texts)
-        logs, notes = servers([text for text in texts if text not in apart], counts, _SAYS, _starts, stamp)
+        logs, notes = servers([text for text in texts if text not in apart], counts, _SAYS, starts, stamp)
         if apart:
-            more, said = servers(apart, counts, _SAYS, _starts, stamp)
+            more, said = servers(apart, counts, _SAYS, starts, stamp)
             logs, notes = [*logs, *more], [*notes, *said]
         found = [_read(own) for own in logs]
-        known = [one for one in found if one.drafts is not None] or [one for one in found if one.settings != _UNKNOWN][-1:]
+        known = [one for one in found if one.drafts is not None] or [one for one in found if one.settings != UNKNOWN][-1:]
         if not known:
             raise InputError(f"{texts[0].name}: {'; '.join(dict.fromkeys(note for one in found for note in one.notes))}")
         return [replace(known[0], notes=(*known[0].notes, *notes)), *known[1:]]
 
 
 def _baselines(texts: Sequence[Text]) -> list[Text]:
-    """Logs without their start and without a draft, of loads at which another of them drafts: they are of another server,
-    and no hours in which that was switched off by its load."""
+    """Logs without a draft beside one that drafts. They are of another server where their start says no speculation; without
+    their start where such a one is among them, or where their loads are such at which the other drafts: no hours in which
+    that was switched off by its load."""
     drafting = [text for text in texts if "SpecDecoding metrics: " in text.text]
+    plain = [text for text in texts if text not in drafting] if drafting else []
+    begins = {text.name: any(map(starts, text.lines)) for text in plain}
+    known = [text for text in plain if begins[text.name] and last_server(text.lines, [])[1].speculates is False]
     loads = [load for text in drafting for load in _loads(text, drafts=True)]
-    return [
-        text for text in texts
-        if loads and text not in drafting and not any(map(_starts, text.lines))
-        and (own := _loads(text)) and min(loads) <= statistics.median(own) <= max(loads)
-    ]  # fmt: skip
+
+    def is_other(text: Text) -> bool:
+        own = _loads(text)
+        return bool(own and (known or (loads and min(loads) <= statistics.median(own) <= max(loads))))
+
+    return [text for text in plain if text in known or (not begins[text.name] and is_other(text))]
 
 
 def _loads(text: Text, *, drafts: bool = False) -> list[int]:
@@ -128,11 +124,11 @@ def _loads(text: Text, *, drafts: bool = False) -> list[int]:
 def _read(parts: Sequence[Part]) -> Observation:
     """Without drafts where nothing was generated."""
     files, notes = tuple(dict.fromkeys(part.file for part in parts)), list[str]()
-    lines, settings = _last_server(_once(joined(parts, _SAYS, stamp), notes), notes)
+    lines, settings = last_server(_once(joined(parts, _SAYS, stamp), notes), notes)
     _check_one_server(lines, files[0])
     _check_new_enough(lines, files[0], settings.gamma)
     every = list(_lines(lines, files[0], settings.gamma, notes))
-    _check_started_so(every, settings.gamma, files)
+    _check_started_so(every, settings, files)
     found, drafts, gamma = _of_one_k(every, files[0], notes)
     if not any(one.generated_tok_s or one.drafts for one in found):
         silent = (
@@ -212,107 +208,6 @@ def _check_new_enough(lines: Sequence[str], file: str, gamma: int | None) -> Non
             f"{file}: its lines of acceptance say neither a mean length nor positions, as before vLLM 0.9.1, and no line "
             "says how many tokens a draft has: give the log from where the server starts"
         )
-
-
-def _starts(line: str) -> bool:
-    return "non-default args: " in line or "V1 LLM engine " in line
-
-
-def _last_server(lines: Sequence[str], notes: list[str]) -> tuple[list[str], Settings]:
-    """The lines since the server was last started, and how it was set."""
-    starts = [i for i, line in enumerate(lines) if _ARGUMENTS.search(line)] or [
-        i for i, line in enumerate(lines) if _VERSION.search(line)
-    ]
-    begin = starts[-1] if starts else 0
-    if len(starts) > 1:
-        notes.append(f"the server was started {counted(len(starts), 'time')} in this log: what came after the last counts")
-    if len(starts) > 1 and not any(_LOAD.search(line) for line in lines[begin:]):
-        begin = starts[-2]
-    settings = Settings(engine="vLLM")
-    for line in lines[begin:]:
-        if (match := _ARGUMENTS.search(line)) is not None:
-            settings = _of_arguments(match[1]).beside(settings)
-        if (match := _VERSION.search(line)) is not None:
-            named = _SERVED_AS.search(line)
-            settings = settings.beside(Settings(version=match[1], model=match[2], served_as=named[1] if named else ""))
-        if (match := _CONFIG.search(line)) is not None:
-            settings = settings.beside(_of_config(match[1] or ""))
-    return list(lines[begin:]), settings
-
-
-def _of_arguments(text: str) -> Settings:
-    """From what the server was started with."""
-    given = _value(text)
-    if not isinstance(given, dict):
-        return _UNKNOWN
-    config = given.get("speculative_config")
-    if isinstance(config, str):
-        try:
-            config = json.loads(config)
-        except ValueError:
-            config = _value(config)
-    cap, model, names = given.get("max_num_seqs"), str(given.get("model", "")), given.get("served_model_name")
-    told = Settings(
-        engine="vLLM", model=model, served_as=str(names[0] if isinstance(names, list) and names else names or model),
-        request_cap=cap if isinstance(cap, int) else None, speculates=config is not None,
-    )  # fmt: skip
-    return of_speculative(config).beside(told) if isinstance(config, dict) else told
-
-
-def _value(text: str, deep: int = 2) -> Any:
-    """A Python literal. Of a dict that holds what is none, as an enum's member or an object, its items by themselves; such a
-    value is its own text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        if not deep or not (text.startswith("{") and text.endswith("}")):
-            return text
-    pairs = (item.partition(": ") for item in _items(text[1:-1]))
-    return {name.strip(" '\""): _value(value.strip(), deep - 1) for name, _, value in pairs}
-
-
-def _items(text: str) -> Iterator[str]:
-    """What commas part that stand in no brackets and no quotes."""
-    depth, begin = 0, 0
-    for match in _PART.finditer(text):
-        found = match[0]
-        if found == "," and not depth:
-            yield text[begin : match.start()]
-            begin = match.end()
-        depth += (found in "([{") - (found in ")]}")
-    yield text[begin:]
-
-
-def of_speculative(config: dict[str, Any]) -> Settings:
-    """From vLLM's speculative configuration."""
-    tokens, table = config.get("num_speculative_tokens"), config.get("num_speculative_tokens_per_batch_size")
-    method = config.get("draft_sample_method")
-    rows = tuple((int(a), int(b), int(k)) for a, b, k in table or ()) if _is_table(table) else ()
-    return Settings(
-        engine="vLLM", method=str(config.get("method") or ""), drafter=str(config.get("model") or ""),
-        gamma=tokens if isinstance(tokens, int) and tokens > 0 else None, table=rows,
-        drafting={"greedy": "greedy", "probabilistic": "sampled"}.get(method) if isinstance(method, str) else None,  # type: ignore[arg-type]
-        adaptive=bool(config.get("enable_adaptive_verification")), speculates=True,
-    )  # fmt: skip
-
-
-def _is_table(table: Any) -> bool:
-    return isinstance(table, list | tuple) and all(
-        isinstance(row, list | tuple) and len(row) == 3 and all(isinstance(n, int) for n in row) for row in table
-    )
-
-
-def _of_config(text: str) -> Settings:
-    """From the line that the engine's core writes when it begins."""
-    if not text:
-        return Settings(engine="vLLM", speculates=False)
-    found = dict(re.findall(r"(\w+)=('[^']*'|[\w.]+)", text))
-    tokens = found.get("num_spec_tokens", "")
-    return Settings(
-        engine="vLLM", method=found.get("method", "").strip("'"),
-        drafter="" if (model := found.get("model", "None").strip("'")) == "None" else model,
-        gamma=int(tokens) if tokens.isdigit() and int(tokens) else None, speculates=True,
-    )  # fmt: skip
 
 
 def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str]) -> Iterator[_Line]:
@@ -437,9 +332,15 @@ def _counts_at(rates: Sequence[float], drafts: float, accepted: int) -> tuple[fl
     return tuple(min(counts[: k + 1]) for k in range(len(counts)))
 
 
-def _check_started_so(found: Sequence[_Line], gamma: int | None, files: Sequence[str]) -> None:
-    """Raise InputError for lines of another K than that with which the server was started: another one's, whose start is not
-    in the files, and nothing that is said of the first is so of it."""
+def _check_started_so(found: Sequence[_Line], settings: Settings, files: Sequence[str]) -> None:
+    """Raise InputError for lines of another K than that with which the server was started, or of drafts where it was started
+    with none: another one's, whose start is not in the files, and nothing that is said of the first is so of it."""
+    drafting, gamma = sum(one.drafts is not None for one in found), settings.gamma
+    if drafting and settings.speculates is False:
+        raise InputError(
+            f"{', '.join(files)}: the server was started without speculation, and {counted(drafting, 'line')} of drafts "
+            "came after: logs of two servers; give each its own file"
+        )
     sizes = Counter(len(one.drafts.accepted_at) for one in found if one.drafts is not None and one.drafts.accepted_at)
     if gamma and (others := {k: n for k, n in sizes.items() if k != gamma}):
         told = ", ".join(f"{counted(n, 'line')} of K = {k}" for k, n in others.items())

@@ -324,6 +324,20 @@ def test_a_profile_of_another_model_is_said_to_be_one(tmp_path: Path) -> None:
     assert "it is of" not in str(told["basis"])
 
 
+@pytest.mark.parametrize("drafts", [10_000, 700])
+def test_of_drafts_that_are_never_right_no_k_pays(drafts: int, tmp_path: Path) -> None:
+    """It needs no step times; a drafter that is always wrong is loaded wrongly."""
+    told = advised(tmp_path, vllm_metrics(drafts, (0, 0, 0), drafts, 100))
+    assert (told["verdict"], told["flags"], told["knows_off"]) == ("off", "", True)
+    said = " ".join(run("advise", tmp_path / "file.log").stdout.split())
+    assert "no K pays, whatever a step takes" in said
+    assert "loaded wrongly" in said
+    assert "harness doctor CHECKPOINT --target TARGET" in said
+    assert "drafting pays up to" not in said
+    right = advised(tmp_path, vllm_metrics(drafts, (drafts // 4, 0, 0), drafts, 100))
+    assert right["verdict"] != "off"
+
+
 def test_few_drafts_and_drafts_that_are_never_wrong_are_remarked(tmp_path: Path) -> None:
     few = advised(tmp_path, vllm_metrics(12, (7, 2), 12, 1))
     assert "12 drafts tell nothing" in str(few["cannot"])

@@ -453,3 +453,19 @@ def test_a_server_that_does_not_verify_losslessly_is_told(tmp_path: Path) -> Non
     (tmp_path / "tree.log").write_text(SGLANG_LOG.replace("eagle_topk=1", "eagle_topk=4"))
     with pytest.raises(InputError, match="trees"):
         read_files([tmp_path / "tree.log"])
+
+
+def test_what_is_no_text_is_told_by_its_beginning(tmp_path: Path) -> None:
+    """A pickle of 8 GB lies beside a log; a log that was rotated while it was written begins with as many NULs as it had."""
+    (tmp_path / "a.log").write_bytes(b"\x00" * 3000 + vllm_log(Truth(), [4] * 20).encode())
+    with (tmp_path / "weights.pkl").open("wb") as file:
+        file.write(b"\x80\x04\x95\x1c\x00\x00\x00\x00\x00\x00\x00numpy" + bytes(range(256)))
+        file.truncate(8 << 30)
+    found, notes = read_files([tmp_path])
+    assert sum(len(one.intervals) for one in found) == 20
+    assert [note for note in notes if "weights.pkl" in note and "left out" in note]
+    with pytest.raises(InputError, match="is no text"):
+        read_files([tmp_path / "weights.pkl"])
+    (tmp_path / "a.log").unlink()
+    with pytest.raises(InputError, match="it is no text"):
+        read_files([tmp_path])

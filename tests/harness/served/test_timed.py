@@ -22,6 +22,7 @@ from harness.served.observed import Drafts, Interval
 from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
 from harness.served.timed import Seen, seen
+from simulator.errors import InputError
 from simulator.hardware.catalogue import find_profile
 from tests.harness.served.advising import advised
 from tests.harness.served.writing import Clients, Truth, _stretch, clients_log, vllm_log, walked_log
@@ -145,6 +146,55 @@ def test_a_baseline_is_no_load_that_was_served(stretches: int, begins: bool, tmp
     assert (advice.of_tokens[0].k, advice.of_tokens[3].gain.value) == (0, 0)
     assert all(one.as_served == 3 for one in advice.loads)
     assert server.running[-1] <= max(loads)
+
+
+@pytest.mark.parametrize("day", ["11-24", "11-28"], ids=["earlier", "later"])
+def test_a_baseline_with_its_start_is_no_part_of_a_drafting_log_without_one(day: str, tmp_path: Path) -> None:
+    """Yesterday's baseline is whole and today's log was rotated: no server that was started without speculation drafts."""
+    loads = [n for _ in range(3) for n in (2, 4, 8, 16, 32) for _ in range(8)]
+    (tmp_path / "with").write_text("".join(vllm_log(LINE, loads).splitlines(keepends=True)[2:]))
+    without = vllm_log(LINE, loads + loads, seed=3, k=lambda n: 0, method="").replace("11-26 ", f"{day} ")
+    (tmp_path / "without").write_text(without)
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
+    assert (len(server.plain), len(server.baseline)) == (0, 240)
+    assert {server.served_k(n) for n in loads} == {3}
+    advice = advise(server, acceptance, "eagle3", costs)
+    assert (advice.verdict, advice.k) == ("keep", 3)
+    more = vllm_log(LINE, [48] * 20, seed=4, k=lambda n: 0, method="").replace("11-26 ", "11-29 ").splitlines(keepends=True)
+    (tmp_path / "more").write_text("".join(more[2:]))  # its second part, of a load at which the other did not draft
+    assert len(timed(tmp_path / "with", tmp_path / "without", tmp_path / "more")[0].baseline) == 260
+
+
+def test_drafts_after_a_start_without_speculation_are_of_another_server(tmp_path: Path) -> None:
+    """A baseline's log and the end of a drafting one, put one behind the other; a model that brings its drafter names none
+    among its arguments, and the engine says it."""
+    plain = vllm_log(LINE, [8] * 20, k=lambda n: 0, method="")
+    drafting = vllm_log(LINE, [8] * 20).replace("11-26 ", "11-27 ").splitlines(keepends=True)[2:]
+    (tmp_path / "a").write_text(plain + "".join(drafting))
+    with pytest.raises(InputError, match="started without speculation, and 20 lines of drafts came after"):
+        read_files([tmp_path / "a"])
+    begins = plain.splitlines(keepends=True)[0] + (
+        "(EngineCore pid=2) INFO 11-26 09:59:02 [core.py:1] Initializing a V1 LLM engine (v0.12.0) with config: "
+        "model='Org/Model-8B', speculative_config=SpeculativeConfig(method='eagle3', model='Org/D', num_spec_tokens=3)\n"
+    )
+    (tmp_path / "a").write_text(begins + "".join(drafting))
+    assert together(*read_files([tmp_path / "a"])).settings.speculates
+
+
+def test_a_table_gives_up_no_more_than_it_secures(tmp_path: Path) -> None:
+    """No drafts are 1 % faster than what was served at 8 running, K = 1 is by a third at every load: a step of half as many
+    tokens as were timed is hardly longer than a line through those that were."""
+    truth = Truth((0.72, 0.2, 0.05), base_s=0.01, token_s=6e-5, draft_s=3e-3)
+    loads = [n for _ in range(3) for n in (2, 8, 32) for _ in range(8)]
+    (tmp_path / "with").write_text(vllm_log(truth, loads))
+    without = vllm_log(truth, loads, seed=3, k=lambda n: 0, method="").replace("11-26 ", "11-27 ")
+    (tmp_path / "without").write_text(without)
+    server, acceptance, costs = timed(tmp_path / "with", tmp_path / "without")
+    advice = advise(server, acceptance, "eagle3", costs)
+    assert (advice.verdict, advice.k) == ("set", 1)
+    truly = sum(n * truth.speed(1, n) for n in loads) / sum(n * truth.speed(3, n) for n in loads) - 1
+    assert advice.gain.low < truly < advice.gain.high
+    assert all(one.sure for one in advice.loads if one.served)
 
 
 @pytest.mark.parametrize("knee", [80, np.inf])

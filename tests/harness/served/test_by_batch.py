@@ -1,0 +1,48 @@
+"""K by batch size, put together of what is best at single loads."""
+
+from __future__ import annotations
+
+from harness.served.by_batch import AtLoad, off_from, rows_of
+from harness.served.expected import Estimate
+
+LOADS = (2, 4, 8, 16, 32)
+
+
+def at(running: int, *gains: tuple[float, float], sure: int | None = None, own: int = 3) -> AtLoad:
+    """A load at which k = 0, 1, … gain so much by the median, and at least."""
+    values = [value for value, _ in gains]
+    surely = {k for k, (value, low) in enumerate(gains) if low > 0 and value > 0.01} if sure is not None else set[int]()
+    return AtLoad(
+        running=running, served=True, as_served=own, best=values.index(max(values)) if sure is None else sure,
+        sure=sure is not None, gains=tuple(Estimate(value, low, value + 0.2) for value, low in gains), least=0,
+        surely=frozenset(surely), tokens=float(running), over_none=Estimate(0.0, 0.0, 0.0),
+    )  # fmt: skip
+
+
+def test_small_sure_gains_do_not_cut_off_larger_ones_at_higher_loads() -> None:
+    """What K may be at 8 running bounds it at 32, where most tokens are: 2 % there are not worth it."""
+    small = at(8, (0.02, 0.01), (0.3, -0.05), (0.1, -0.1), (0.0, 0.0), sure=0)
+    large = at(32, (0.14, 0.13), (0.4, 0.2), (0.2, 0.1), (0.0, 0.0), sure=1)
+    assert rows_of([small, large], [8, 32]) == ((1, 20, 3), (21, 32, 1))
+    assert rows_of([small], [8]) == ((1, 8, 0),)
+
+
+def test_a_load_between_two_that_are_sure_takes_theirs_where_it_is_likely_better() -> None:
+    sure = [at(n, (-0.1, -0.2), (0.3, 0.1), (0.1, -0.1), (0.0, 0.0), sure=1) for n in (4, 16)]
+    likely = at(8, (-0.1, -0.2), (0.3, -0.1), (0.1, -0.2), (0.0, 0.0))
+    worse = at(8, (-0.1, -0.2), (-0.02, -0.3), (0.1, -0.2), (0.0, 0.0))
+    assert rows_of([sure[0], likely, sure[1]], [4, 8, 16]) == ((1, 16, 1),)
+    assert rows_of([likely, sure[1]], [8, 16]) == ((1, 12, 3), (13, 16, 1))
+    assert rows_of([sure[0], worse, sure[1]], [4, 8, 16, 16]) != ((1, 6, 1), (7, 12, 3), (13, 16, 1))  # would rise
+
+
+def test_what_was_served_stays_where_nothing_is_surely_better() -> None:
+    unsure = [at(n, (-0.1, -0.2), (0.3, -0.1), (0.1, 0.01), (0.0, 0.0)) for n in LOADS]
+    assert rows_of(unsure, LOADS) == ((1, 32, 3),)
+    falling = [at(n, (-0.1, -0.2), (0.0, 0.0), (0.1, 0.01), (0.5, 0.3), own=3 if n < 8 else 1) for n in LOADS]
+    assert rows_of(falling, LOADS) == ((1, 6, 3), (7, 32, 1))
+
+
+def test_off_from_where() -> None:
+    assert off_from(((1, 6, 3), (7, 32, 0))) == 7
+    assert off_from(((1, 6, 3),)) is None
