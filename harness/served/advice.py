@@ -94,6 +94,8 @@ class Advice:
     """Running requests above which no k pays; None where that is not known, or beyond every load looked at."""
     pays_to: float | None
     """Running requests up to which drafting surely pays; None where that is not known."""
+    costs: Costs
+    """How long steps take."""
     basis: str
     """Where times come from."""
     knows_off: bool
@@ -156,7 +158,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         gain=gain,
         at_loads=tuple((r, Estimate.of(_gain_of(speeds[r], c - least, own[r] - least))) for r, c in chosen.items()),
         of_tokens=tuple(OfTokens(k=i + least, gain=Estimate.of(own)) for i, own in enumerate(gains.T)),
-        loads=tuple(at), off_above=off_above, pays_to=pays_to, basis=costs.basis, knows_off=knows_off,
+        loads=tuple(at), off_above=off_above, pays_to=pays_to, costs=costs, basis=costs.basis, knows_off=knows_off,
         useless=useless,
         expected=of_rows or expected(server, acceptance, k, kept=verdict == "keep"),
         cannot=tuple(_cannot(server, acceptance, costs, kind, useless=useless)),

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from harness.served.acceptance import acceptance_of
+from harness.served.acceptance import Acceptance, acceptance_of
 from harness.served.advice import FEWEST, Advice, ran_at, rows_told
-from harness.served.expected import Estimate, k_at, per_draft, scaled
-from harness.served.observed import Interval
+from harness.served.expected import Estimate, expected_of_rows, k_at, per_draft, scaled, survivals_of_rows
 from harness.served.server import Server
+from harness.served.speeds import Speeds, speeds
 from simulator.numbers import counted
 
 _CLOSE: Final = 0.05
 """Tokens per draft that are no further off than this are as promised."""
-_STRETCHES: Final = 5
-"""Stretches of a log at a load that tell anything."""
-_DRAWS: Final = 1000
-_NEAR: Final = 1.25
-"""Loads that are one."""
+_FOUND: Final = 0.15
+"""A share by which less steps have a draft where a drafter finds less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +45,12 @@ class Checked:
 
 def check(advice: Advice, later: Server) -> Checked:
     """Hold files that were written after a change against the advice."""
-    before = advice.server
-    length = None
+    before, length, expected_length, more = advice.server, None, advice.expected.length, 1.0
+    if _is_copy(before, later):
+        return Checked(
+            held=None, why=("the later files hold the same drafts as those of before: nothing was served since",),
+            length=None, expected_length=advice.expected.length, gain=None, expected_gain=advice.gain,
+        )  # fmt: skip
     bad, unsure, good = list[str](), list[str](), list[str]()
     apart = before.settings.unlike(later.settings)
     methods = before.settings.method, later.settings.method
@@ -57,25 +59,33 @@ def check(advice: Advice, later: Server) -> Checked:
     if apart is not None:
         bad.append("the later files are of {0} {2}, not {1}: another server".format(*apart))
     _check_k(advice, later, bad, unsure)
-    if later.drafts == before.drafts and later.intervals == before.intervals:
-        unsure.append("the later files hold the same drafts as those of before: nothing was served since")
     if later.speculates and not bad and advice.k:
         if later.drafts.drafts < FEWEST:
             unsure.append(f"the later files hold {counted(round(later.drafts.drafts), 'draft')}: too few to tell")
         else:
-            length = _check_length(advice, later, bad, unsure, good)
-    gain, loads = _gain(before, later)
-    expected = _expected_at(advice, loads)
+            now = acceptance_of(later, seed=1)
+            length, expected_length = _check_length(advice, later, now, bad, unsure, good)
+            more = _more_tokens(advice, now, bad)
+    found = speeds(advice, later)
+    expected = _expected_at(advice, found.weights)
     if not bad:
-        _check_gain(advice, gain, expected, bad, unsure, good)
+        _check_gain(advice, found, expected, more, bad, unsure, good)
+        loads = found.weights
         changed = [load for load in loads if k_at(advice.rows, load) != before.served_k(load)] if advice.rows else [*loads]
-        if gain is not None and not changed:
+        if loads and not changed:
             unsure.append("no load at which the table has another K than before ran long enough in both")
     held = False if bad else None if unsure else True
     return Checked(
-        held=held, why=(*bad, *unsure, *good), length=length, expected_length=advice.expected.length, gain=gain,
+        held=held, why=(*bad, *unsure, *good), length=length, expected_length=expected_length, gain=found.gain,
         expected_gain=expected,
     )  # fmt: skip
+
+
+def _is_copy(before: Server, later: Server) -> bool:
+    """Whether the later files hold what the earlier ones do: with drafts, or as their baseline."""
+    if not later.speculates:
+        return bool(later.plain) and later.plain == before.baseline
+    return later.drafts == before.drafts and later.intervals == before.intervals
 
 
 def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -> None:
@@ -111,31 +121,51 @@ def _otherwise(rows: Sequence[tuple[int, int, int]], later: Server) -> list[int]
     return found if len(found) > len(ran) / 2 else []
 
 
-def _check_length(advice: Advice, later: Server, bad: list[str], unsure: list[str], good: list[str]) -> Estimate:
-    """Tokens per draft, and where they fall behind."""
-    now, k = acceptance_of(later, seed=1), min(advice.k, later.gamma)
-    length, promised = per_draft(now, k), per_draft(advice.acceptance, k)
-    apart = Estimate.of(now.lengths_drawn(k) - advice.acceptance.lengths_drawn(k))
-    told = f"{length.value:.2f} ({length.low:.2f} to {length.high:.2f}) tokens per draft, {promised.value:.2f} were expected"
-    shown = length
-    if advice.rows:  # loads differ from those of before: what is held against them is what hangs on none
+def _check_length(
+    advice: Advice, later: Server, now: Acceptance, bad: list[str], unsure: list[str], good: list[str]
+) -> tuple[Estimate, Estimate]:
+    """(tokens per draft, those that were expected at the loads that ran), and where they fall behind."""
+    k = min(advice.k, later.gamma, max(now.known, 1))  # no draft says anything of positions that it did not reach
+    weights = Counter(ran_at(later if later.running else advice.server))
+    rows = advice.rows or ((1, 1, advice.k),)
+    survival, survivals = survivals_of_rows(rows, advice.acceptance, weights)
+    promised_draws = 1 + survivals[:, :k].sum(1)
+    length, promised = per_draft(now, k), float(1 + survival[:k].sum())
+    apart = Estimate.of(now.lengths_drawn(k) - promised_draws)
+    told = f"{length.value:.2f} ({length.low:.2f} to {length.high:.2f}) tokens per draft, {promised:.2f} were expected"
+    shown, expected = length, Estimate.around(promised, promised_draws)
+    if advice.rows:  # drafts are as long as their loads have them: what is held against them is what hangs on none
         whole = per_draft(now, later.gamma)
         shown = scaled(later.length, whole.value, now.lengths_drawn(later.gamma))
+        of_rows = expected_of_rows(rows, advice.acceptance, advice.costs, weights)
+        expected = advice.expected.length if of_rows is None else of_rows.length
         told = (
-            f"{shown.value:.2f} tokens per draft as long as the loads had them, {advice.expected.length.value:.2f} were "
-            f"expected at the loads of before; of {k} tokens: {told}"
+            f"{shown.value:.2f} tokens per draft as long as the loads had them, about {expected.value:.2f} were expected at "
+            f"those loads; of drafts of {counted(k, 'token')}: {told}"
         )
-    if apart.high < 0 and length.value < promised.value * (1 - _CLOSE):
-        differences = now.survival[:k] / np.maximum(advice.acceptance.survival[:k], 1e-9) - 1
+    if apart.high < 0 and length.value < promised * (1 - _CLOSE):
+        differences = now.survival[:k] / np.maximum(survival[:k], 1e-9) - 1
         first = int(np.argmax(differences < -_CLOSE)) if (differences < -_CLOSE).any() else k - 1
-        was, is_now = advice.acceptance.survival[first], now.survival[first]
-        position = f"position {first + 1} is accepted in {is_now:.0%} of drafts, not {was:.0%}"
+        position = f"position {first + 1} is accepted in {now.survival[first]:.0%} of drafts, not {survival[first]:.0%}"
         bad.append(f"{told}: {position}; " + _reason(first))
-    elif length.value < promised.value * (1 - _CLOSE):
+    elif length.value < promised * (1 - _CLOSE):
         unsure.append(f"{told}: that may be chance; a longer log tells")
     else:
         good.append(told)
-    return shown
+    return shown, expected
+
+
+def _more_tokens(advice: Advice, now: Acceptance, bad: list[str]) -> float:
+    """Times as many tokens a step gives as with the traffic of before; where a drafter finds less, that is told."""
+    was, k = advice.acceptance, min(advice.k, now.gamma, max(now.known, 1))
+    apart = Estimate.of(now.coverages - was.coverages)
+    if was.covering is None and apart.high < 0 and now.coverage < was.coverage * (1 - _FOUND):
+        bad.append(
+            f"drafts are made in {now.coverage:.0%} of steps, not {was.coverage:.0%}: the traffic is another, in which less "
+            "is found"
+        )
+    tokens = [1 + one.coverage * float(one.survival[:k].sum()) for one in (now, was)]
+    return tokens[0] / tokens[1]
 
 
 def _reason(first: int) -> str:
@@ -152,51 +182,49 @@ def _expected_at(advice: Advice, loads: Mapping[int, float]) -> Estimate:
     return Estimate.mean(near, [*loads.values()])
 
 
-def _gain(before: Server, later: Server) -> tuple[Estimate | None, dict[int, float]]:
-    """(in tokens a second at the loads of before, as far as they ran in both, each by what it had of them, 95 % between
-    stretches; those weights by load)."""
-    earlier, after = _timed(before), _timed(later)
-    rng = np.random.default_rng(0)
-    ratios, weights = [], dict[int, float]()
-    for load in dict.fromkeys(round(one.running) for one in earlier):
-        first, second = (
-            [one.generated_tok_s / one.running for one in own if load / _NEAR <= one.running <= load * _NEAR]
-            for own in (earlier, after)
-        )
-        if min(len(first), len(second)) >= _STRETCHES:
-            means = [np.array(own)[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1) for own in (first, second)]
-            ratios.append(means[1] / means[0])
-            weights[load] = sum(one.generated_tok_s for one in earlier if round(one.running) == load)
-    return (Estimate.of(np.average(ratios, axis=0, weights=[*weights.values()]) - 1) if ratios else None), weights
-
-
-def _timed(server: Server) -> Sequence[Interval]:
-    own = server.intervals if not server.gamma else (*server.intervals, *server.plain)
-    return [one for one in own if one.steady and one.generated_tok_s > 0 and one.step_s is None]
-
-
 def _check_gain(
-    advice: Advice, gain: Estimate | None, expected: Estimate, bad: list[str], unsure: list[str], good: list[str]
+    advice: Advice, found: Speeds, expected: Estimate, more: float, bad: list[str], unsure: list[str], good: list[str]
 ) -> None:
-    if gain is None:
+    """Hold tokens a second against what was told; `more` times as many tokens come of a step as were expected."""
+    gain, promised = found.gain, f"{expected.signed} were expected"
+    if found.counted is None:
         if advice.verdict == "keep":
             good.append("no load ran long enough in both: tokens a second were not compared")
         else:
             unsure.append("no load ran long enough both before and after: what it gave in tokens a second is not known")
         return
+    if gain is None:
+        (good if advice.verdict == "keep" else unsure).append(
+            f"{found.traffic}, and these files do not tell what prompts take: {found.counted.value:+.0%} tokens a second at "
+            f"the loads of before is not of the change alone; {promised}"
+        )
+        return
     told = f"{gain.signed} tokens a second at the loads of before"
+    if found.traffic:
+        told += f", were its prompts as they were ({found.counted.value:+.0%} as counted; {found.traffic})"
     if advice.verdict == "keep":
         good.append(told)
     elif gain.high < expected.low:
-        bad.append(f"{told}, {expected.signed} were expected: {_slow(advice)}")
+        bad.append(f"{told}, {promised}: {_slow(advice, found)}")
+    elif found.traffic and (gain.low <= 0 or gain.value < expected.low):
+        unsure.append(f"{told}: what the change gave is not told apart from that; {promised}")
+    elif more > 1 + _CLOSE and (1 + gain.high) / more - 1 < expected.low:
+        unsure.append(
+            f"{told}, {promised}: a step gives {more - 1:.0%} more tokens than were expected, and it is of them: the "
+            "traffic is another"
+        )
     elif gain.low <= 0 < expected.low and gain.value < expected.low:
-        unsure.append(f"{told}: that may be nothing; {expected.signed} were expected")
+        unsure.append(f"{told}: that may be nothing; {promised}")
     else:
-        good.append(f"{told}, {expected.signed} were expected")
+        good.append(f"{told}, {promised}")
 
 
-def _slow(advice: Advice) -> str:
-    return f"steps did not become as much shorter as was taken ({advice.basis})"
+def _slow(advice: Advice, found: Speeds) -> str:
+    """Why speeds fell behind where tokens per draft did not: files do not tell a slower machine from drafts that cost."""
+    others = ["the machine is slower"]
+    if not any(one.prompt_tok_s for one in advice.server.in_order) and not found.traffic:
+        others.append("prompts are longer, which these files do not tell")
+    return f"steps did not become as much shorter as was taken ({advice.basis}), or {', or '.join(others)}"
 
 
 def content(checked: Checked) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class Costs(Protocol):
         """Seconds of a step of so many requests with k tokens drafted, [draws], to a factor that all k of a draw share."""
         ...
 
+    def with_prompts(self, for_each: float) -> Costs | None:
+        """The same of traffic with so many prompt tokens for each token of an answer; None where nothing tells what they
+        take."""
+        ...
+
 
 class StepBin(NamedTuple):
     """Steps of about as many requests."""
@@ -163,6 +168,10 @@ class Believed:
         prompts = prompts_in_step(self.acceptance, self.prompts, k, running)
         return 1 + (running * (1 + coverage * tokens) + prompts) / self.knee + passes * self.pass_share
 
+    def with_prompts(self, for_each: float) -> Believed:
+        """See `Costs`."""
+        return replace(self, prompts=for_each)
+
 
 def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Believed:
     """The prior, weighed by how a log's steps grow with what runs."""
@@ -217,14 +226,21 @@ def drafting_k(server: Server, running: float) -> int:
 class Profiled:
     """From a profile, moved to the log's steps where it has some."""
 
-    of: Callable[[int, float], Floats]
+    of: Callable[[int, float, float], Floats]
+    """By k, running requests, and prompt tokens for each token of an answer."""
     basis: str
+    prompts: float | None = None
+    """The last of these, as it was served; None where prompts' time is left out."""
     knows_off: bool = True
     reach: float = math.inf
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`."""
-        return self.of(k, running)
+        return self.of(k, running, self.prompts or 0.0)
+
+    def with_prompts(self, for_each: float) -> Profiled | None:
+        """See `Costs`."""
+        return None if self.prompts is None else replace(self, prompts=for_each)
 
 
 def priced(kind: str) -> bool:
@@ -251,8 +267,9 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
     unlike += alike
     bins = step_bins(server.intervals)
     if bins:
-        moved = _moved(profile, bins, server, kind, acceptance, seed)
-        return Profiled(moved, f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}")
+        moved, prompts = _moved(profile, bins, server, kind, acceptance, seed)
+        basis = f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}"
+        return Profiled(moved, basis, prompts)
     as_it_is = _unfitted(profile, kind, _context(server), acceptance, seed)
     _check_pace(as_it_is, profile, server)
     return replace(as_it_is, basis=as_it_is.basis + unlike)
@@ -264,8 +281,9 @@ def _context(server: Server) -> int:
 
 def _moved(
     profile: Profile, as_written: Sequence[StepBin], server: Server, kind: str, acceptance: Acceptance, seed: int
-) -> Callable[[int, float], Floats]:
-    """Seconds of steps by a profile that is moved to the files' own. Raises InputError where it is far from them."""
+) -> tuple[Callable[[int, float, float], Floats], float | None]:
+    """(seconds of steps by a profile that is moved to the files' own, `Profiled.prompts`). Raises InputError where it is far
+    from them."""
     from harness.hardware.calibration import calibrate, simulated
     from harness.hardware.terms import Base
     from simulator.hardware.graphs import CAPTURED
@@ -284,7 +302,7 @@ def _moved(
     spread = np.linalg.cholesky(found.covariance + 1e-12 * np.eye(len(found.names))).T
     logs = found.log_factors + rng.standard_normal((DRAWS, len(found.names))) @ spread
     factors = {name: np.exp(logs[:, i]) for i, name in enumerate(found.names)}
-    for_each, prompting = prompts_for_each(server), prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
+    prompting = prompt_s * np.exp(_PROMPT_OFF * rng.standard_normal(DRAWS))
     parts, form = {name: base.parts[name] for name in base.linear}, rng.standard_normal((2, DRAWS))
     ran, most = (bins[0].running, bins[-1].running), len(acceptance.drafted) - 1
 
@@ -294,7 +312,7 @@ def _moved(
         return np.asarray(sum(factors.get(name, 1.0) * s for name, s in each.items()), np.float64)
 
     @cache
-    def of(k: int, running: float) -> Floats:
+    def of(k: int, running: float, for_each: float) -> Floats:
         users, share = max(round(running), 1), float(acceptance.drafted[k] / acceptance.drafted[-1])
         # At one K, and at the loads that ran, a log does not tell what drafts take from what a pass takes.
         between = _OFF_FORM * bow(share) * np.abs(np.log(fitted(most, users) / fitted(0, users)))
@@ -302,7 +320,7 @@ def _moved(
         off = np.exp(between * form[0] + _OFF_BEYOND * apart * form[1])
         return np.asarray(fitted(k, users) * off + prompting * prompts_in_step(acceptance, for_each, k, running), np.float64)
 
-    return of
+    return of, prompts_for_each(server) if prompt_s else None
 
 
 def bow(share: float) -> float:
@@ -379,7 +397,7 @@ def _unfitted(profile: Profile, kind: str, context: int, acceptance: Acceptance,
     profiles = [perturbed(profile, rng)[0] for _ in range(DRAWS // 20)]
 
     @cache
-    def of(k: int, running: float) -> Floats:
+    def of(k: int, running: float, _: float) -> Floats:
         users = max(round(running), 1)
         each = [_step_s(one, kind, k, users, context, acceptance) for one in profiles]
         return np.tile(np.array(each), 20)

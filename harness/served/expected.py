@@ -107,6 +107,23 @@ def expected_of_rows(
     )  # fmt: skip
 
 
+def survivals_of_rows(
+    rows: Sequence[tuple[int, int, int]], acceptance: Acceptance, weights: Mapping[int, int]
+) -> tuple[Floats, Floats]:
+    """(shares of drafts with a position k of which it is accepted, [K]; draws of them, [draws, K]) of K by batch size at
+    loads, each so often: where acceptance goes with the load, they are other ones at other loads."""
+    if acceptance.trend is None:
+        return acceptance.survival, acceptance.survivals
+    often = np.array([n * running for running, n in weights.items()], np.float64)
+    drafted = np.array([[k_at(rows, running) > i for i in range(acceptance.gamma)] for running in weights])
+    shares = often[:, None] * drafted
+    shares = np.where(shares.sum(0) > 0, shares, often[:, None])
+    shares = shares / shares.sum(0)
+    survival = sum(own * acceptance.survival_at(running) for own, running in zip(shares, weights, strict=True))
+    drawn = sum(own * acceptance.survivals_at(running) for own, running in zip(shares, weights, strict=True))
+    return np.asarray(survival, np.float64), np.asarray(drawn, np.float64)
+
+
 def k_at(rows: Sequence[tuple[int, int, int]], running: int) -> int:
     """K of a table with so many requests running."""
     return next((k for first, last, k in rows if first <= running <= last), rows[-1][2])

@@ -178,6 +178,8 @@ class Interval:
     waiting: float = 0.0
     generated_tok_s: float
     prompt_tok_s: float = 0.0
+    cached: float | None = None
+    """Share of prompts' tokens that were cached, of late; None where nobody says."""
     drafts: Drafts | None = None
     """None where nothing was drafted in it, or nobody says."""
     plain: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -43,6 +43,8 @@ _HINGES: Final = 8
 """Tokens in a pass at which its time may turn."""
 _REACH: Final = 2.0
 """Steps tell of loads up to so many times what ran."""
+_SURELY: Final = 0.025
+"""A share of draws of which the least say what is surely so."""
 LEAST_TIMED: Final = 20
 """Steps with their parts timed that say how long others take, at least."""
 _MOST: Final = 400
@@ -116,6 +118,10 @@ class Seen:
         width, narrow = (bow(share) * (_OFF_FORM + (near + one * gap) * apart_logs) for one in (apart, above))
         off = width * self.off[:, 1]
         return np.asarray(np.where(off > room, room + (off - room) * narrow / np.maximum(width, 1e-12), off), np.float64)
+
+    def with_prompts(self, for_each: float) -> Seen | None:
+        """See `Costs`: prompts' time is known where nearly every draw has some."""
+        return replace(self, prompts=for_each) if float(np.quantile(self.fits[:, 3], _SURELY)) > 0 else None
 
     def _beyond(self, size: float) -> Floats:
         """Seconds that a pass of so many tokens takes more than lines through those that were timed, [draws]: beyond its
@@ -335,6 +341,9 @@ class Recorded:
         form, beyond = self.off.T
         off = _OFF_FORM * (1 - share) * form + share * _off_beyond(running, self.loads) * beyond
         return np.asarray((passes + drafting) * np.exp(off), np.float64)
+
+    def with_prompts(self, for_each: float) -> None:
+        """See `Costs`: steps whose parts are timed do not say which tokens were prompts'."""
 
 
 def recorded(server: Server, seed: int = 0) -> Recorded | None:

@@ -162,7 +162,9 @@ def test_short_answers_have_no_acceptance_where_nothing_is_drafted_and_shorter_o
     done = ran(*cut(3), "--to", "new", "--json")
     for positions in json.loads(done.stdout)["trained"]["acceptance"].values():
         assert [a is None for a in positions] == [False, False, *[True] * 5]
-    assert re.search(r"accepted\s+by\s+position,\s+of\s+rounds\s+that\s+reach\s+it,\s+mean\s+of\s+domains \S+ \S+ – – – – –", done.stderr)
+    assert re.search(
+        r"accepted\s+by\s+position,\s+of\s+rounds\s+that\s+reach\s+it,\s+mean\s+of\s+domains \S+ \S+ – – – – –", done.stderr
+    )
     refused = ran(*cut(2), "--to", "newer", code=2)
     assert "of 40 answers none has 3 tokens or more" in refused.stderr.replace("\n", " ")
 

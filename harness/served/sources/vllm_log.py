@@ -23,6 +23,7 @@ _LOAD: Final = re.compile(
     rf"(?:Engine (\d+)|(\d+) Engines Aggregated)?:?\s*Avg prompt throughput: {_NUMBER} tokens/s, .*?"
     rf"Avg generation throughput: {_NUMBER} tokens/s, Running: (\d+) reqs?, .*?Waiting: (\d+) reqs?"
 )
+_CACHED: Final = re.compile(r"Prefix cache hit rate: ([\d.]+)%")
 _SPEC: Final = re.compile(r"SpecDecoding metrics: (.*)")
 _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
 _NEWER: Final = re.compile(r"acceptance length|Per-position")
@@ -64,6 +65,7 @@ class _Line:
     """All its engines'."""
     engines: int = 1
     """How many engines the line is of."""
+    cached: float | None = None
 
 
 class VllmLog:
@@ -272,7 +274,9 @@ def _load(line: str, *, labelled: bool) -> _Line | None:
     if not all(0 <= rate < float("inf") for rate in (prompt, generated)):
         return None
     engine = load[1] or ("all" if load[2] else "0")
-    return _Line(stamp(line), engine, prompt, generated, int(load[5]) / engines, int(load[6]) / engines, None, engines)
+    cached = float(found[1]) / 100 if (found := _CACHED.search(line)) else None
+    running, waiting = int(load[5]) / engines, int(load[6]) / engines
+    return _Line(stamp(line), engine, prompt, generated, running, waiting, None, engines, cached)
 
 
 def _drafts(line: str, file: str, gamma: int | None) -> Drafts | None:
@@ -392,7 +396,7 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
             Interval(
                 seconds=seconds, running=running, steady=steady, waiting=one.waiting,
                 generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts,
-                plain=one.drafts is None,
+                cached=one.cached, plain=one.drafts is None,
             )
         )  # fmt: skip
     return intervals

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from harness.served.server import together
 from harness.served.sources.registry import read_files
 from tests.harness.served.advising import HEAVY, LOADS, POOR, advised, run
-from tests.harness.served.writing import Truth, vllm_log, vllm_metrics
+from tests.harness.served.writing import Clients, Truth, clients_log, vllm_log, vllm_metrics, walked_log
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,18 @@ def test_what_was_served_before_is_no_check(tmp_path: Path) -> None:
     done = run("advise", tmp_path / "before", "--check", tmp_path / "copy")
     assert done.exit_code == 3, done.output
     assert "nothing was served since" in done.stdout
+
+
+def test_files_that_hold_nothing_new_are_no_check_whatever_was_advised(tmp_path: Path) -> None:
+    """With a change to be made they had the old K; the baseline is of before, too, where drafts were to be turned off."""
+    (tmp_path / "before").write_text(vllm_log(POOR, LOADS, clumped=0.1))
+    loss = Truth(survival=(0.1, 0.02), draft_s=0.01)
+    (tmp_path / "loss").write_text(vllm_log(loss, LOADS))
+    (tmp_path / "plain").write_text(vllm_log(loss, LOADS, k=lambda _: 0, method=""))
+    assert run("advise", tmp_path / "before").stdout.count("set K to 2")
+    for words in (["before", "--check", "before"], ["loss", "plain", "--check", "plain"]):
+        done = run("advise", *(word if word[0] == "-" else tmp_path / word for word in words))
+        assert (done.exit_code, "nothing was served since" in done.stdout) == (3, True), done.output
 
 
 def test_a_shortfall_that_may_be_chance_is_not_held(tmp_path: Path) -> None:
@@ -100,3 +114,130 @@ def test_what_cannot_be_checked_afterwards_is_said(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("harness.cli.advise.flags_of", lambda advice: "--speculative-adaptive")
     told = " ".join(run("advise", tmp_path / "f").stdout.split())
     assert ("--check cannot read it" in told, "--check LATER.log" in told) == (True, False)
+
+
+LARGE = Truth((0.55, 0.3, 0.15, 0.06, 0.02), token_s=0.00006, draft_s=0.0008)
+"""A server whose K of 5 is too large."""
+DAY = Clients(users=lambda s: (8, 16, 32)[int(s // 200) % 3], answer=300, prompt=200, prompt_s=0.00006)
+"""Who asks it."""
+
+
+def _clients(folder: Path, name: str, truth: Truth, day: Clients, k: int, seed: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(clients_log(replace(truth, survival=truth.survival[: k or 5]), day, k, 1200, seed=seed)[0])
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What it wrote with drafts and without."""
+    folder = tmp_path_factory.mktemp("large")
+    return [_clients(folder, name, LARGE, DAY, k, seed) for name, k, seed in (("with", 5, 1), ("without", 0, 2))]
+
+
+@pytest.mark.parametrize(
+    ("day", "codes"),
+    [
+        ({}, (0,)),
+        ({"prompt": 400}, (0, 3)),
+        ({"prompt": 1000}, (0, 3)),
+        ({"answer": 150}, (0, 3)),
+        ({"prompt": 0}, (0, 3)),
+    ],
+)  # fmt: skip
+def test_prompts_that_became_longer_are_not_charged_to_the_change(
+    day: dict[str, int], codes: tuple[int, ...], large: list[Path], tmp_path: Path
+) -> None:
+    """What K = 2 gives over 5 is as it was told, of the traffic of before."""
+    told = json.loads(run("advise", *large, "--json").stdout)
+    assert (told["verdict"], told["tokens"]) == ("set", 2)
+    later = _clients(tmp_path, "later", LARGE, replace(DAY, **day), 2, 7)
+    done = run("advise", *large, "--check", later)
+    assert done.exit_code in codes, done.output
+    found = json.loads(run("advise", *large, "--check", later, "--json").stdout)["gain"]
+    if found is not None:
+        ran = [LARGE.speed(2, n) / LARGE.speed(5, n) - 1 for n in (8, 16, 32)]
+        assert found["low"] - 0.02 <= max(ran), done.output
+        assert found["high"] + 0.02 >= min(ran), done.output
+    assert ("the traffic is another" in done.stdout) is bool(day)
+    assert "steps did not become" not in done.stdout
+
+
+def test_prompts_that_became_shorter_are_no_gain_of_the_change(tmp_path: Path) -> None:
+    """The machine became slower meanwhile, so that the change gave less than was told."""
+    day = replace(DAY, prompt=800)
+    files = [_clients(tmp_path, name, LARGE, day, k, seed) for name, k, seed in (("with", 5, 1), ("without", 0, 2))]
+    slower = replace(LARGE, base_s=0.0135, token_s=0.00008)
+    later = _clients(tmp_path, "later", slower, replace(day, prompt=100), 2, 7)
+    done = run("advise", *files, "--check", later)
+    assert done.exit_code != 0, done.output
+
+
+def test_prompts_that_nothing_prices_leave_speeds_open(large: list[Path], tmp_path: Path) -> None:
+    """Before, not one prompt token was told; tokens per draft are held against what was told all the same."""
+    silent = tmp_path / "with"
+    silent.write_text(re.sub("prompt throughput: [0-9.]+", "prompt throughput: 0.0", large[0].read_text()))
+    plain = tmp_path / "without"
+    plain.write_text(re.sub("prompt throughput: [0-9.]+", "prompt throughput: 0.0", large[1].read_text()))
+    later = _clients(tmp_path, "later", LARGE, replace(DAY, prompt=1000), 2, 7)
+    done = run("advise", silent, plain, "--check", later)
+    assert (done.exit_code, "do not tell what prompts take" in done.stdout) == (3, True), done.output
+    assert "were expected" in done.stdout
+
+
+def test_prompts_that_were_cached_leave_speeds_open(large: list[Path], tmp_path: Path) -> None:
+    """Lines of load count them, or not, by version: what they took nobody tells."""
+    later = _clients(tmp_path, "later", LARGE, DAY, 2, 7)
+    later.write_text(later.read_text().replace("hit rate: 0.0%", "hit rate: 80.0%"))
+    done = run("advise", *large, "--check", later)
+    told = " ".join(done.stdout.split())
+    assert (done.exit_code, "0% were cached before, 80% after" in told) == (3, True), done.output
+
+
+def test_a_row_that_did_not_run_says_nothing_of_its_drafts(tmp_path: Path) -> None:
+    """Of a table whose largest K is for loads that never came, later positions were never drafted."""
+    truth = Truth((0.575, 0.324, 0.179, 0.097), base_s=0.008, token_s=0.000065, draft_s=0.0016)
+    loads = [n for _ in range(3) for n in (8, 64) for _ in range(8)]
+    (tmp_path / "with").write_text(vllm_log(truth, loads))
+    (tmp_path / "without").write_text(vllm_log(truth, loads, seed=5, k=lambda _: 0, method=""))
+    told = json.loads(run("advise", tmp_path / "with", tmp_path / "without", "--json").stdout)
+    rows = told["rows"]
+    assert rows[0][2] > next(k for first, last, k in rows if first <= 8 <= last), rows
+    most = rows[0][2]
+    table = f"'num_speculative_tokens': {most}, 'num_speculative_tokens_per_batch_size': {rows}"
+    later = vllm_log(
+        replace(truth, survival=truth.survival[:most]), loads, seed=9,
+        k=lambda n: next((k for first, last, k in rows if first <= n <= last), rows[-1][2]),
+    )  # fmt: skip
+    (tmp_path / "later").write_text(later.replace(f"'num_speculative_tokens': {most}", table))
+    done = run("advise", tmp_path / "with", tmp_path / "without", "--check", tmp_path / "later")
+    assert done.exit_code == 0, done.output
+
+
+def test_loads_that_are_only_near_are_not_compared(tmp_path: Path) -> None:
+    """A fifth more running makes every request slower, whatever K is."""
+    (tmp_path / "before").write_text(vllm_log(POOR, sorted([10, 20, 40] * 30), clumped=0.1))
+    near = vllm_log(replace(POOR, survival=POOR.survival[:2]), sorted([12, 24, 48] * 30), seed=9, clumped=0.1)
+    (tmp_path / "after").write_text(near)
+    done = run("advise", tmp_path / "before", "--check", tmp_path / "after")
+    assert (done.exit_code, "no load ran long enough" in done.stdout) == (3, True), done.output
+
+
+@pytest.mark.parametrize(("found", "slower", "code", "told"), [
+    (0.6, 1.0, 0, "held"),
+    (0.2, 1.0, 1, "drafts are made in 20% of steps, not 60%"),
+    (0.95, 1.1, 3, "more tokens than were"),
+])  # fmt: skip
+def test_a_look_up_that_finds_less_or_more(found: float, slower: float, code: int, told: str, tmp_path: Path) -> None:
+    """What it finds is the traffic's: less of it is no cost of drafts, more of it no gain of another K."""
+    truth = Truth(survival=(0.6, 0.2, 0.05, 0.02, 0.01), draft_s=0.0012)
+
+    def log(own: Truth, found: float, k: int, seed: int) -> str:
+        own = replace(own, survival=own.survival[:k])
+        return walked_log(own, DAY.users, lambda _: k, 1200, seed, method="ngram", found=found)[0]
+
+    (tmp_path / "with").write_text(log(truth, 0.6, 5, 1))
+    later = replace(truth, base_s=truth.base_s * slower, token_s=truth.token_s * slower, draft_s=truth.draft_s * slower)
+    (tmp_path / "later").write_text(log(later, found, 3, 3))
+    done = run("advise", tmp_path / "with", "--check", tmp_path / "later")
+    assert (done.exit_code, told in " ".join(done.stdout.split())) == (code, True), done.output
