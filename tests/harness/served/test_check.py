@@ -196,7 +196,7 @@ def test_prompts_that_were_cached_leave_speeds_open(large: list[Path], tmp_path:
 
 def test_a_row_that_did_not_run_says_nothing_of_its_drafts(tmp_path: Path) -> None:
     """Of a table whose largest K is for loads that never came, later positions were never drafted."""
-    truth = Truth((0.575, 0.324, 0.179, 0.097), base_s=0.008, token_s=0.000065, draft_s=0.0016)
+    truth = Truth((0.575, 0.324, 0.179, 0.097), base_s=0.008, token_s=0.0002, draft_s=0.0016)
     loads = [n for _ in range(3) for n in (8, 64) for _ in range(8)]
     (tmp_path / "with").write_text(vllm_log(truth, loads))
     (tmp_path / "without").write_text(vllm_log(truth, loads, seed=5, k=lambda _: 0, method=""))
