@@ -39,6 +39,9 @@ above a line between the two: experts that are read anew, or tokens that are fil
 _OFF_BEYOND: Final = (0.2, 0.05)
 """The same where more ran than in any step, for each doubling, for at some load passes turn from memory to arithmetic; and
 where less ran, for each half."""
+_OFF_APART: Final = 0.1
+"""The same between loads that ran, for each doubling to the nearest of them: a line through both does not know where a pass
+fills its experts or tiles, or turns from memory to arithmetic."""
 _HINGES: Final = 8
 """Tokens in a pass at which its time may turn."""
 _REACH: Final = 2.0
@@ -81,9 +84,9 @@ class Seen:
     off: Floats
     """What the form of it is off by where k was served, at other k, at loads that did not run with drafts, and at those that
     did not without, in standard deviations, [draws, 4]."""
-    with_drafts: tuple[float, float]
-    """Running requests of the steps with drafts, fewest and most."""
-    without: tuple[float, float]
+    with_drafts: Floats
+    """Running requests of the steps with drafts, rising."""
+    without: Floats
     """The same of those without."""
     turns: Floats
     """Tokens, more than in any pass that was timed, at which a pass may turn from memory to arithmetic, [draws]."""
@@ -102,7 +105,7 @@ class Seen:
         size = running * (1 + self.acceptance.coverage_at(running) * float(drafted[k]))
         seconds = fitted + self._beyond(size)
         form, *beside = self.off.T
-        widths = (share * _off_beyond(running, self.with_drafts), (1 - share) * _off_beyond(running, self.without))
+        widths = (share * _off_where(running, self.with_drafts), (1 - share) * _off_where(running, self.without))
         far = share * self.misfit * form + self._between(share, size, fitted, least, most)
         far = far + sum(width * off for width, off in zip(widths, beside[1:], strict=True))
         return np.asarray(seconds * np.exp(far), np.float64)
@@ -141,7 +144,15 @@ class Seen:
 
 
 def _off_beyond(running: float, loads: tuple[float, float]) -> float:
+    """What a load is off by that is beyond those that ran, fewest and most."""
     return float(np.dot(_OFF_BEYOND, doublings(running, loads)))
+
+
+def _off_where(running: float, loads: Floats) -> float:
+    """What a load is off by that did not run: beyond those that did, or between them."""
+    ends = float(loads[0]), float(loads[-1])
+    apart = float(np.abs(np.log2(loads / max(running, 0.1))).min()) if ends[0] <= running <= ends[1] else 0.0
+    return _off_beyond(running, ends) + _OFF_APART * apart
 
 
 def _hinges(sizes: Floats) -> Floats:
@@ -255,7 +266,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         np.array(loads), np.arange(len(passes)) < len(with_drafts), np.log(took_s / (design @ np.median(fits, 0)))
     )
     off = rng.standard_normal((DRAWS, 4))
-    ends = [(min(own), max(own)) for own in ([max(one.running, 1e-3) for one in some] for some in (with_drafts, without))]
+    ran = [np.unique([max(one.running, 1e-3) for one in some]) for some in (with_drafts, without)]
     return Seen(
         np.tile(fits, (4, 1)),
         hinges,
@@ -267,8 +278,8 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         basis,
         misfit,
         off,
-        ends[0],
-        ends[1],
+        ran[0],
+        ran[1],
         _turns(max(sizes), len(fits) * 4, np.random.default_rng([seed, 29])),
     )
 

@@ -130,6 +130,28 @@ def test_why_nothing_is_said_of_no_drafts(loads: list[int], plain: list[int], wh
     assert "--hardware" in said
 
 
+class Experts(Truth):
+    """A mixture: the more tokens are in a pass, the more of its experts are read, until all are."""
+
+    def step_s(self, k: int, running: float) -> float:
+        tokens = running * (1 + k)
+        return self.base_s * (0.5 + 0.5 * (1 - (1 - 1 / 16) ** tokens)) + self.token_s * tokens + self.draft_s * k
+
+
+def test_loads_between_those_that_ran_are_less_known(tmp_path: Path) -> None:
+    """A line through two loads does not know how a pass grows between them."""
+    truth = Experts(survival=(0.8, 0.6, 0.45), base_s=0.015, token_s=0.00001, draft_s=0.0006)
+    loads = [n for _ in range(3) for n in (8, 64) for _ in range(8)]
+    (tmp_path / "without").write_text(vllm_log(truth, loads, seed=5, k=lambda _: 0, method=""))
+    told = advised(tmp_path, vllm_log(truth, loads), tmp_path / "without")
+    over_none = {one["running"]: one["over_none"] for one in told["loads"]}  # type: ignore[attr-defined]
+    width = {n: one["high"] - one["low"] for n, one in over_none.items()}
+    assert width[16] > 2 * width[8]
+    for n in (16, 32):
+        gain = truth.speed(3, n) / truth.speed(0, n) - 1
+        assert over_none[n]["low"] - 0.01 < gain < over_none[n]["high"] + 0.01
+
+
 def test_metrics_alone_time_no_steps(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(vllm_metrics(3000, (2400, 1800, 900), 3000, 40))
     told = json.loads(run("advise", tmp_path / "a", "--json").stdout)
