@@ -233,7 +233,7 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
             drafts.append((stamp(line), found := _drafts(line, file, gamma)))
             cut += found is None  # something was drafted, and nobody knows what
             old = old or (found is not None and not found.accepted_at)
-    yield from _paired(loads, drafts)
+    yield from _paired(loads if drafts or not _ends_between(lines) else loads[:-1], drafts)
     if together > 1:
         notes.append(
             f"lines are of {together} engines together: what ran, what waited and throughputs are divided by that, as a "
@@ -247,6 +247,13 @@ def _lines(lines: Sequence[str], file: str, gamma: int | None, notes: list[str])
         notes.append(
             f"{counted(cut, 'line')} of metrics could not be read whole, and {'is' if cut == 1 else 'are'} {LEFT_OUT}"
         )
+
+
+def _ends_between(lines: Sequence[str]) -> bool:
+    """Whether a log of drafts was copied after a line of load and before the line of acceptance that would follow it."""
+    said = [line for line in lines[-2:] if line.strip()]
+    last = next((i for i, line in enumerate(reversed(said)) if "Avg generation throughput: " in line), None)
+    return last is not None and any("SpecDecoding metrics: " in line for line in lines)
 
 
 def _paired(loads: Sequence[_Line], drafts: Sequence[tuple[datetime | None, Drafts | None]]) -> Iterator[_Line]:

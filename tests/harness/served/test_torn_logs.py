@@ -64,6 +64,16 @@ def test_a_log_cut_anywhere_in_its_last_line_says_what_the_lines_before_say(form
             assert any("1 line of metrics could not be read whole, and is left out" in note for note in one.notes)
 
 
+def test_a_log_copied_between_a_load_and_its_acceptance_has_no_load_without_drafts(tmp_path: Path) -> None:
+    """The server writes both at once; whoever copies its log may come between them, or within the second."""
+    *_, load, acceptance = LOG.rstrip("\n").splitlines(keepends=True)
+    assert ("generation throughput" in load, "SpecDecoding" in acceptance) == (True, True)
+    for cut in (0, 1, 3, 20, len(acceptance) // 2):
+        text = LOG.rstrip("\n")
+        one = observed(tmp_path, text[: len(text) - len(acceptance) + cut])
+        assert all(interval.drafts for interval in one.intervals), cut
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_log_split_within_a_line_of_acceptance_says_all_but_that_line(form: str, tmp_path: Path) -> None:
     """`split -b`: the parts are given together, or one alone."""
