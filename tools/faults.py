@@ -254,6 +254,34 @@ FAULTS = (
         "and one is not None",
         "tests/simulator/test_identities.py::test_requests_of_one_id_that_are_no_growing_answer_all_count[a failure]",
     ),
+    Fault(
+        "tokens from a cache are left out of a prompt",
+        "simulator/usage.py",
+        "        return from_a_cache + into_one, besides",
+        "        return into_one, besides",
+        "tests/simulator/test_spelling.py::test_usage_is_found_wherever_it_stands[Bedrock's API with a cache]",
+    ),
+    Fault(
+        "a run counts beside its calls",
+        "simulator/arrivals.py",
+        "    one.left_out |= dict.fromkeys(whole, WHOLES)",
+        "    one.left_out |= dict.fromkeys(set[int](), WHOLES)",
+        "tests/simulator/test_spelling.py::test_a_run_is_none_of_its_calls",
+    ),
+    Fault(
+        "loads between those that ran are as sure as they",
+        "harness/served/timed.py",
+        "_off_beyond(running, ends) + _OFF_APART * apart",
+        "_off_beyond(running, ends) + 0.0 * apart",
+        "tests/harness/served/test_advice.py::test_loads_between_those_that_ran_are_less_known",
+    ),
+    Fault(
+        "what the other drafts are worth is of all tokens",
+        "results/store/recordings.py",
+        "1 + sum(trace.kept_by_position(trace.gamma))",
+        "1 + float(trace.anchors.accepted.mean())",
+        "tests/results/test_store.py::test_how_much_longer_the_other_way_accepts_is_of_rounds",
+    ),
 )
 
 
