@@ -235,7 +235,7 @@ def _chosen(engine: ServingEngine, kind: str, drafting: Drafting) -> tuple[dict[
         return {engine.fields.drafting: engine.drafting_option[drafting]}, []
     if drafting == engine.drafting:
         return {}, []
-    return {}, [f"{engine.name}: the numbers are of {drafting} drafts; it has {engine.drafting} ones alone"]
+    return {}, [f"{engine.name}: the numbers are of {drafting} drafts; by default it has {engine.drafting} ones"]
 
 
 def _formatted(
