@@ -23,8 +23,9 @@ import numpy.typing as npt
 from simulator import clocks, gateways, spelling
 from simulator.errors import InputError
 from simulator.fields import number, tokens
+from simulator.foreign import fields_of
 from simulator.gateways import Asked, Facts
-from simulator.identities import FURTHER, WHOLES, Line, Silent, joined, wholes
+from simulator.identities import FURTHER, WHOLES, Line, Part, Silent, joined, wholes
 from simulator.moments import has_zone, time_s
 from simulator.numbers import counted, written
 from simulator.prefixes import PrefixBlocks, blocks_of, hashes_of
@@ -247,7 +248,7 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
     """The requests of all rows, each once. Raises InputError with the line of what is wrong."""
     found, lines, silent = _Gathered(form), list[Line](), list[Silent]()
     counts: list[tuple[int, str, float]] = []
-    part_of, spans = dict[object, object](), list[object]()
+    part_of, parts = dict[object, object](), list[Part]()
     for line, row in read:
         try:
             one = form.read(row)
@@ -265,7 +266,7 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             raise InputError(f"{file}, line {line}: {what}") from None
         if "session" in row:  # a document with its requests
             found.began[row["session"]] = min(one.came_s, found.began.get(row["session"], one.came_s))
-        spans.append(own)
+        parts.append(Part(own, one.prompt, one.output))
         facts = one.facts
         says_when = facts.starts or facts.took is not None
         lines.append(Line(one.known, one.came_s, one.prompt, one.output, says_when, facts.finished))
@@ -280,7 +281,7 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
             if left_out else f"{file}: holds no requests"
         )  # fmt: skip
-    _put_together(found, lines, silent, left_out, wholes(spans, part_of))
+    _put_together(found, lines, silent, left_out, wholes(parts, part_of))
     return found
 
 
@@ -370,6 +371,10 @@ def _recognised(file: Path, read: Iterator[tuple[int, Row]]) -> tuple[_Form, Ite
             return _GATEWAY, ((at, spelling.spelled(each)) for at, each in itertools.chain(before, read))
     if not before:
         raise InputError(f"{file}: holds no requests")
+    if (foreign := fields_of([row for _, row in before])) is not None:
+        note, read_as = foreign.note, foreign.spelled
+        form = replace(_GATEWAY, notes=lambda load, left_out: [note, *gateways.notes(load, left_out)])
+        return form, ((at, read_as(row)) for at, row in before)
     columns = ", ".join(map(str, before[0][1]))
     spelled = [spelling.spelled(row) for _, row in before]
     time = next((name for row in spelled if (name := spelling.has_time(row))), "")
@@ -473,5 +478,5 @@ _FORMS = (
 in the `block_size` of the published weka traces."""
 _GATEWAY = _Form(
     "a gateway's log", frozenset({"time", "usage"}), gateways.read, gateways.notes,
-    silent=gateways.silent_line, several=gateways.several, span=gateways.span,
+    silent=gateways.silent_line, several=gateways.several, span=spelling.span,
 )  # fmt: skip

@@ -17,6 +17,9 @@ MAKERS: Final = {
 }  # fmt: skip
 """Fields that say how long the request took in a unit that only their makers say, in seconds each: nginx's, Envoy's, One
 API's, and Elastic's."""
+_ELASTICS: Final = "event.duration"
+_LEAST_S: Final = 1e-3
+"""Less than this no request takes."""
 _IN_MS: Final = (
     ("duration", frozenset({"upstream_service_time"})), ("duration", frozenset({"tokens_in", "cached"})),
     ("response_time", frozenset({"req_units"})), ("latency", frozenset({"llm_summary"})),
@@ -85,6 +88,15 @@ def is_one(field: str) -> bool:
     return field in MAKERS or _unit(field) is not None or _is_bare(field)
 
 
+def is_plausible(field: str, value: object) -> bool:
+    """Whether a field that is called as a duration is can be a request's: an uptime is none."""
+    try:
+        found = took({field: value})
+    except ValueError:
+        return False
+    return found is not None and found.seconds <= _LONGEST_S
+
+
 def says_one(row: Row) -> bool:
     """Whether a line says how long its request took, in any unit or none."""
     try:
@@ -121,6 +133,8 @@ def _said(row: Row, field: str) -> Took | None:
     else:
         seconds = number(row, field) * unit
     if seconds == -unit:  # as gateways write what they do not know
+        return None
+    if field == _ELASTICS and seconds < _LEAST_S:  # written in ms, or in s, by whoever did not know
         return None
     if seconds < 0:
         raise ValueError(f"{field} {row[field]}: must be 0 or more")

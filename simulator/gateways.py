@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from simulator import durations
-from simulator.fields import is_blank
 from simulator.identities import Silent
-from simulator.moments import SINCE_1970, has_zone, is_dated, time_s
+from simulator.moments import SINCE_1970, has_zone, is_dated, may_be_day_first, time_s
 from simulator.numbers import counted, written
 from simulator.spelling import (
     ENDS,
@@ -19,16 +18,13 @@ from simulator.spelling import (
     MODELS,
     NAMES,
     OF_GATEWAYS,
-    PARENTS,
     PATHS,
     SEVERAL,
-    SPAN_IDS,
     STAMPS,
     STARTS,
     STATUSES,
     first,
     has_time,
-    only_time,
 )
 from simulator.tabular import Row
 from simulator.usage import USAGE, bodies, used
@@ -90,8 +86,8 @@ class Facts(NamedTuple):
     """Fields that may be a duration, where none is known to be one."""
     finished: bool = False
     """Whether it says that its request has ended."""
-    tokens: str = ""
-    """Where its tokens were found, where that is under names that nobody knows."""
+    day_first: bool = False
+    """Whether its time may be written day first, and is taken for one with the month first."""
 
 
 class Asked(NamedTuple):
@@ -153,8 +149,7 @@ def read(row: Row) -> Asked | str:
     if not has_time(row):
         return "without a time"
     when, answer = _when(row), max(1, found.answer)  # a prefill gives one, wherever it went
-    facts = _facts(row, when)._replace(tokens=found.fields)
-    return Asked(when.came_s, found.prompt, answer, facts, found.cached, identity(row), found.unexplained)
+    return Asked(when.came_s, found.prompt, answer, _facts(row, when), found.cached, identity(row), found.unexplained)
 
 
 def _when(row: Row) -> _When:
@@ -202,13 +197,6 @@ def silent_line(row: Row, why: str) -> Silent | None:
     except ValueError:
         return None
     return Silent(known, at, why, may_begin=first(row, STATUSES) is None)
-
-
-def span(row: Row) -> tuple[object, object]:
-    """(what a row is known by as a part of something, or as a whole; what it is a part of); None where nothing says."""
-    own = next((row[name] for name in SPAN_IDS if not is_blank(row.get(name))), None)
-    parent = first(row, PARENTS if first(row, SPAN_IDS[:3]) else PARENTS[:-1])
-    return own, None if parent is None else row[parent]
 
 
 def several(row: Row) -> tuple[str, float] | None:
@@ -262,11 +250,21 @@ def _facts(row: Row, when: _When) -> Facts:
     """What a line that is load was read by."""
     told = itertools.chain.from_iterable((one, one.get("meta")) for one in bodies(row))
     held = (one for one in told if isinstance(one, dict))
-    model = next((str(one[name]) for one in held for name in MODELS if one.get(name)), "")
+    model = next((str(one[name]) for one in held for name in MODELS if isinstance(one.get(name), str)), "")
     alike = () if when.took or when.starts else durations.alike(row, NAMES)
     status = str(row.get(first(row, STATUSES) or "", "")).casefold()
     ended = when.took is not None or durations.says_one(row) or status not in _ANSWERED
-    return Facts(when.field, when.took, _path(row), model, when.starts, has_zone(row[when.field]), alike, ended)
+    return Facts(
+        when.field,
+        when.took,
+        _path(row),
+        model,
+        when.starts,
+        has_zone(row[when.field]),
+        alike,
+        ended,
+        may_be_day_first(row[when.field]),
+    )
 
 
 def place(row: Row, path: str | None = None, status: object = None) -> str:
@@ -277,14 +275,15 @@ def place(row: Row, path: str | None = None, status: object = None) -> str:
 
 def notes(load: Counter[Facts], left_out: Counter[str]) -> list[str]:
     """What to know of how lines were read, in sentences."""
-    found = (_arrival_note(load), _tokens_note(load), zones_note(load), models_note(load), _unknown(load, left_out))
+    found = (_arrival_note(load), _dates_note(load), zones_note(load), models_note(load), _unknown(load, left_out))
     return [note for note in found if note]
 
 
-def _tokens_note(load: Counter[Facts]) -> str:
-    """What to know where tokens stand under names that nobody knows; empty where they do not."""
-    fields = sorted({one.tokens for one in load if one.tokens})
-    return f"tokens of prompt and answer are taken from {_either(fields)}" if fields else ""
+def _dates_note(load: Counter[Facts]) -> str:
+    """What to know of dates that can be read in two ways; empty where there are none."""
+    if not any(one.day_first for one in load):
+        return ""
+    return "dates with AM or PM are taken for month/day/year; where the day is first, write them as 2026-11-03 09:00:00"
 
 
 def models_note(load: Counter[Facts]) -> str:
@@ -346,8 +345,8 @@ def _unknown(load: Counter[Facts], left_out: Counter[str]) -> str:
 def _stamp(row: Row) -> str:
     if "msec" in row and is_dated(row["msec"]):
         return "msec"  # nginx's other times are whole seconds
-    name = first(row, STAMPS) or only_time(row)
-    if not name:
+    name = first(row, STAMPS)
+    if name is None:
         raise KeyError(next((name for name in (*STARTS, *STAMPS) if name in row), STAMPS[0]))
     return name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -105,21 +105,39 @@ def joined(lines: Sequence[Line], silent: Sequence[Silent]) -> Joined:
     return found
 
 
-def wholes(lines: Sequence[object], part_of: Mapping[object, object]) -> set[int]:
-    """Which lines, by what each is known as a part of something, are something that another of them is a part of: an agent's
-    run has the tokens of its calls, and is no call itself.
+class Part(NamedTuple):
+    """A line with tokens, as a part of something."""
+
+    known: object
+    """What it is known by so; None where nothing says."""
+    prompt: int
+    output: int
+
+
+def wholes(parts: Sequence[Part], part_of: Mapping[object, object]) -> set[int]:
+    """Which lines are something that others of them are parts of, and have the tokens of these again: an agent's run is no
+    call itself. A call that another call stands below, with tokens of its own, is one.
 
     Args:
         part_of: what each part, whether it has tokens or not, is a part of.
     """
-    above = set[object]()
-    for own in lines:
-        seen, at = set[object](), part_of.get(own)
-        while at is not None and at not in above and at not in seen:
-            seen.add(at)
-            at = part_of.get(at)
-        above |= seen
-    return {i for i, own in enumerate(lines) if own is not None and own in above}
+    times = Counter(part.known for part in parts)
+    at = {part.known: i for i, part in enumerate(parts) if part.known is not None and times[part.known] == 1}
+    below = defaultdict[int, list[Part]](list)
+    for part in parts:
+        seen, above = {part.known}, part_of.get(part.known)
+        while above is not None and above not in seen and above not in at:
+            seen.add(above)
+            above = part_of.get(above)
+        if above in at and above not in seen:
+            below[at[above]].append(part)
+    return {i for i, calls in below.items() if _has_again(parts[i], calls)}
+
+
+def _has_again(whole: Part, calls: Sequence[Part]) -> bool:
+    """Whether something has the tokens of one of its parts, or of all."""
+    said = [call[1:] for call in calls]
+    return whole[1:] in (*said, (sum(prompt for prompt, _ in said), sum(output for _, output in said)))
 
 
 def _group(lines: Sequence[Line], own: list[int]) -> _Group:

@@ -22,6 +22,7 @@ _WRITTEN: Final = (
 """How web servers write the time of day, Kibana, spreadsheets and databases, where it can be read in one way."""
 _SLASHED: Final = re.compile(r"(\d\d?)([/-])(\d\d?)\2(\d{4})([ T]\d\d?:\d\d(?::\d\d(?:\.\d+)?)?)")
 """A date whose month may be its first number or its second."""
+_AMERICAN: Final = re.compile(r"\s*(\d\d?)/(\d\d?)/\d{4},? .*[AP]M\s*$", re.IGNORECASE)
 _ZONES: Final = {
     "WET": 0, "WEST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3, "MSK": 3, "SGT": 8, "HKT": 8, "JST": 9, "KST": 9,
     "AEST": 10, "AEDT": 11, "NZST": 12, "NZDT": 13, "EST": -5, "EDT": -4, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8,
@@ -70,6 +71,12 @@ def has_zone(given: object) -> bool | None:
     if not isinstance(given, str) or re.fullmatch(r"\s*[-+\d.eE]+\s*", given):
         return None
     return _ZONE.search(given.strip(), 10) is not None
+
+
+def may_be_day_first(given: object) -> bool:
+    """Whether a date with AM or PM, which is taken for an American one, may be written day first, as in Australia."""
+    found = _AMERICAN.match(given) if isinstance(given, str) else None
+    return found is not None and int(found[1]) <= 12 and int(found[2]) <= 12 and found[1] != found[2]
 
 
 def _bare(text: str) -> str:

@@ -9,9 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from simulator import durations
-from simulator.durations import words_of
 from simulator.fields import is_blank
-from simulator.moments import is_dated
 from simulator.tabular import Row, folded
 from simulator.usage import FLAT, bodies
 
@@ -41,15 +39,13 @@ IDS: Final = ("request_id", "requestId", "x_request_id", "x-request-id", "id", "
 """What a request is known by: lines of one are put together."""
 _CLOCK: Final = re.compile(r"\s*\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?\s*(?:[AaPp][Mm])?")
 """A time of the day, whose date stands in a column of its own."""
-_TIME: Final = re.compile(
-    r"^(?!.*(?:expir|updat|delet|modif|releas|birth|deploy)).*(?:^|_)(?:time|timestamp|datetime|date|ts|at)(?:_|$)"
-)
-"""What a time is called, in small letters with `_` between words."""
-PARENTS: Final = (
+_PARENTS: Final = (
     "parent_span_id", "parentSpanId", "parent_run_id", "parentObservationId", "parent_observation_id", "parent_id",
 )  # fmt: skip
 """What a part of something greater, as an agent's run, names that by; the last of them beside a span's id alone."""
-SPAN_IDS: Final = ("span_id", "spanId", "context.span_id", "run_id", "id")
+_TRACES: Final = ("trace_id", "traceId", "context.trace_id")
+"""What holds all parts of something: their ids may count from 1 in each."""
+_SPAN_IDS: Final = ("span_id", "spanId", "context.span_id", "run_id", "id")
 SEVERAL: Final = (
     "num_model_requests", "num_requests", "n_requests", "request_count", "requests", "total_requests", "count", "cnt",
     "doc_count", "number_of_requests",
@@ -59,6 +55,10 @@ _CODES: Final = frozenset({*map(folded, STATUSES), "code", "httpstatus", "httpco
 _METHODS: Final = frozenset({"method", "requestmethod", "httpmethod"})
 _PLACES: Final = frozenset({"path", "uri", "url", "requesturi", "target", "route", "endpoint", "original", "full"})
 """Last names, as `folded` has them, of a request's status, method and path within objects."""
+_ANSWERS: Final = frozenset({"http", "response", "resp", "res", "result", "upstream"})
+_ASKED: Final = frozenset({"http", "request", "req", "url"})
+_TIMED: Final = frozenset({"http", "request", "response", "event", "timing", "timings", "latency", "latencies", "metrics"})
+"""Objects, each within another of them, that are of the request itself: others have codes, paths and times of their own."""
 _DEEPEST: Final = 3
 NAMES: Final = frozenset(itertools.chain(
     *FLAT, STAMPS, STARTS, ENDS, durations.MAKERS, PATHS, STATUSES, MODELS, IDS, SEVERAL,
@@ -93,21 +93,32 @@ def _is_attribute(one: object) -> bool:
 
 
 def _within(row: Row, named: Row) -> dict[str, Any]:
-    """What objects within a row say of its status, path and duration, where it does not say so itself."""
+    """What objects of a request, or of the answer to it, say of its status, path and duration, where the row does not."""
     lacks_status, lacks_path = first(named, STATUSES) is None, not any(isinstance(named.get(name), str) for name in PATHS)
     lacks_took = first(named, STARTS) is None and not any(map(durations.is_one, named))
     found = dict[str, Any]()
     for name, value in _leaves(row, "", _DEEPEST) if lacks_status or lacks_path or lacks_took else ():
-        last = folded(name.rpartition(".")[2])
-        if lacks_status and last in _CODES and _is_code(value):
+        *objects, own = map(folded, name.split("."))
+        of_answers, of_requests = set(objects) <= _ANSWERS, set(objects) <= _ASKED
+        if lacks_status and own in _CODES and _is_code(value) and (objects or isinstance(value, int)) and of_answers:
             found.setdefault("status", value)
-        elif last in _METHODS and "." in name:
+        elif own in _METHODS and objects and of_requests:
             found.setdefault("method", value)
-        elif lacks_path and last in _PLACES and isinstance(value, str) and value.startswith(("/", "http")):
+        elif lacks_path and own in _PLACES and _is_place(value) and of_requests:
             found.setdefault("path", value)
-        elif lacks_took and "." in name and durations.is_one(name):
+        elif (
+            lacks_took
+            and objects
+            and set(objects) <= _TIMED
+            and durations.is_one(name)
+            and durations.is_plausible(name, value)
+        ):
             found[name] = value
     return found
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("/", "http"))
 
 
 def _leaves(row: Mapping[str, Any], path: str, deep: int) -> Iterator[tuple[str, Any]]:
@@ -126,20 +137,23 @@ def _is_code(value: object) -> bool:
 
 def has_time(row: Row) -> str:
     """The field of a row's time; empty where it has none that is known."""
-    return first(row, (*STARTS, *STAMPS)) or only_time(row)
-
-
-def only_time(row: Row) -> str:
-    """The one field that is called a time, and is a date; empty where there are several, or none."""
-    found = [str(name) for name, value in row.items() if _is_called_time(str(name)) and is_dated(value)]
-    return found[0] if len(found) == 1 else ""
-
-
-@lru_cache(maxsize=4096)
-def _is_called_time(name: str) -> bool:
-    return _TIME.search(words_of(name)) is not None and name not in ENDS
+    return first(row, (*STARTS, *STAMPS)) or ""
 
 
 def first(row: Row, names: Iterable[str]) -> str | None:
     """The first of some fields that says something."""
     return next((name for name in names if name in row and not is_blank(row[name])), None)
+
+
+def span(row: Row) -> tuple[object, object]:
+    """(what a row is known by as a part of something, or as a whole; what it is a part of); None where nothing says."""
+    trace = next((row[name] for name in _TRACES if isinstance(row.get(name), str | int)), None)
+    own = next((row[name] for name in _SPAN_IDS if _is_id(row.get(name))), None)
+    parents = _PARENTS if any(_is_id(row.get(name)) for name in _SPAN_IDS[:3]) else _PARENTS[:-1]
+    parent = next((row[name] for name in parents if _is_id(row.get(name))), None)
+    return None if own is None else (trace, own), None if parent is None else (trace, parent)
+
+
+def _is_id(value: object) -> bool:
+    """Whether a value can be an id: zeros are what tracers write that are off."""
+    return isinstance(value, str | int) and not is_blank(value) and not re.fullmatch(r"[0-]*", str(value))

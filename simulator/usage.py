@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,23 +57,6 @@ _THOUGHT_BESIDE: Final = frozenset({"candidatesTokenCount"})
 _LANGFUSES: Final = ("input", "output")
 """Langfuse counts every kind with such a word in its name beside the others."""
 _KNOWN: Final = {folded(name): name for pair in _OF_USAGE for name in pair}
-_ENDINGS: Final = tuple(
-    (f"{asked}{token}", f"{given}{token}")
-    for asked, given in (("prompt", "completion"), ("input", "output"), ("prompt", "output"), ("prompt", "candidates"))
-    for token in ("tokens", "tokencount", "token")
-) + tuple(
-    (f"{token}{asked}", f"{token}{given}")
-    for asked, given in (("prompt", "completion"), ("input", "output"))
-    for token in ("tokencount", "tokens")
-)
-"""How names end, as `folded` has them, of (prompt, answer) that stand under words of a gateway's own."""
-_OF_MANY: Final = re.compile(
-    r"(?:^|[\W_])(?:total|sum|cumulative|daily|day|monthly|month|session|budget|limit|quota|remaining|avg|mean|average|max"
-    r"|price|cost|team|batch|estimated?|per)(?=[\W_])"
-)
-"""Words in names of tokens that are no single request's."""
-_DEEPEST: Final = 4
-"""Objects within each other that are looked into for these."""
 
 
 class Used(NamedTuple):
@@ -89,36 +71,6 @@ class Used(NamedTuple):
     """Those of the prompt that came from a cache."""
     unexplained: int = 0
     """Tokens that its total has besides, of nothing that is known here."""
-    fields: str = ""
-    """Where both were found, where that is under names that nobody knows."""
-
-
-def _used_anywhere(row: Row) -> Used | None:
-    """What stands under names of a gateway's own, wherever, that end as tokens' do; None where that is not one pair."""
-    leaves = {_folded(path): (path, value) for path, value in _leaves(row, "", _DEEPEST)}
-    found = dict[tuple[int, int], tuple[str, str]]()
-    for name, (path, value) in leaves.items():
-        for asked, given in _ENDINGS:
-            before = name.removesuffix(asked)
-            if before == name or _OF_MANY.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path).lower()):
-                continue
-            answer = next((b + given for b in (before, before.replace("input", "output")) if b + given in leaves), None)
-            if answer is not None and (prompt := _whole(value)):
-                found[prompt, _whole(leaves[answer][1])] = path, leaves[answer][0]
-    if len(found) != 1:
-        return None
-    [((prompt, said), (path, field))] = found.items()
-    return Used(prompt, said, field, 0, fields=f"{path} and {field}")
-
-
-def _leaves(value: Any, path: str, deep: int) -> Iterator[tuple[str, Any]]:
-    """(names from the outermost, number or text) within an object."""
-    for name, one in value.items():
-        inner = opened(one) if deep else None
-        if isinstance(inner, dict):
-            yield from _leaves(inner, f"{path}{name}.", deep - 1)
-        elif isinstance(one, int | float | str):
-            yield f"{path}{name}", one
 
 
 @dataclass(slots=True)
@@ -148,10 +100,6 @@ class _Beside:
 def used(row: Row) -> Used | None:
     """What a line says that its request used; None where it says nothing of a prompt. Raises ValueError."""
     usage, names = _usage_of(row)
-    return _used(usage, names) or _used_anywhere(row)
-
-
-def _used(usage: Row, names: tuple[tuple[str, str], ...]) -> Used | None:
     for asked, answer in sorted(names, key=lambda pair: _unsaid(usage.get(pair[1]))):
         if asked not in usage:
             continue
@@ -165,6 +113,11 @@ def _used(usage: Row, names: tuple[tuple[str, str], ...]) -> Used | None:
         unexplained = 0 if beside.total is None else max(0, beside.total - prompt - (whole or 0))
         return Used(prompt, whole, answer, min(prompt, beside.read), unexplained)
     return None
+
+
+def is_known(asked: str, given: str) -> bool:
+    """Whether usage may call a prompt's tokens and an answer's so, in any spelling."""
+    return (_KNOWN.get(folded(asked)), _KNOWN.get(folded(given))) in _OF_USAGE
 
 
 def _beside(usage: Row, asked: str, answer: str) -> _Beside:

@@ -1,0 +1,187 @@
+"""Logs whose tokens or times stand under names that nobody knows here: what these are, by all of their rows.
+
+One row alone tells too little: beside its failures' limits and plans a log has fields that are called as tokens are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from simulator.bodies import REQUESTS, opened
+from simulator.durations import words_of
+from simulator.fields import tokens
+from simulator.moments import is_dated
+from simulator.spelling import ENDS, has_time, spelled
+from simulator.tabular import Row, folded
+from simulator.usage import is_known, used
+
+_ENDINGS: Final = tuple(
+    (f"{asked}{token}", f"{given}{token}")
+    for asked, given in (("prompt", "completion"), ("input", "output"), ("prompt", "output"), ("prompt", "candidates"))
+    for token in ("tokens", "tokencount", "token")
+) + tuple(
+    (f"{token}{asked}", f"{token}{given}")
+    for asked, given in (("prompt", "completion"), ("input", "output"))
+    for token in ("tokencount", "tokens")
+)
+"""How names end, as `folded` has them, of (prompt, answer)."""
+_NO_REQUESTS: Final = re.compile(
+    r"(?:^|[\W_])(?:totals?|sum|cumulative|accumulated|lifetime|today|hourly|daily|days?|monthly|month|sessions?|previous"
+    r"|budgets?|(?:rate)?limits?|quotas?|allow\w*|remaining|reserved|requested|estimated?|avg|mean|average|min|max|thresholds?"
+    r"|prices?|pricing|costs?|plans?|teams?|organi[sz]ations?|batch|per|tpm|windows?|config|info)(?=[\W_])"
+)
+"""Words in names of tokens that are no single request's."""
+_TIME: Final = re.compile(r"(?:^|_)(?:time|timestamp|datetime|date|ts|at)(?:_|$)|^time")
+"""What a time is called, in small letters with `_` between words."""
+_NO_ARRIVAL: Final = re.compile(
+    r"expir|updat|delet|modif|releas|birth|deploy|first|last|reset|cutoff|version|build|user|account|trained|retr|cancel|next"
+)
+"""Words in names of times at which no request came."""
+_TEXTS: Final = frozenset({*REQUESTS, "prompt", "messages", "content", "text", "query", "question"})
+"""Fields whose texts are somebody's words, whatever they look like."""
+_DEEPEST: Final = 4
+_MOSTLY: Final = 0.9
+"""Share of the rows with tokens that must have a time."""
+_FEW: Final = 3
+"""Rows of which a field may be the same by chance."""
+
+
+class Pair(NamedTuple):
+    """Where the tokens of prompt and answer stand: names from the outermost, with dots between."""
+
+    asked: str
+    given: str
+
+
+class Fields(NamedTuple):
+    """What a log calls what is read of it; None for what has a name that is known."""
+
+    pair: Pair | None
+    time: str | None
+
+    def spelled(self, row: Row) -> Row:
+        """A row with these called as they are here."""
+        named = dict(spelled(row))
+        if self.pair is not None and (usage := _usage(row, self.pair)):
+            named["usage"] = usage
+        return named if self.time is None else named | {"time": row.get(self.time)}
+
+    @property
+    def note(self) -> str:
+        """What to know of it: a sentence."""
+        told = (
+            []
+            if self.pair is None
+            else [f"tokens of prompt and answer are taken from {self.pair.asked} and {self.pair.given}"]
+        )
+        told += [] if self.time is None else [f"times from {self.time}"]
+        return f"{', and '.join(told)}: nothing else in the file is called so"
+
+
+def fields_of(rows: Sequence[Row]) -> Fields | None:
+    """The only fields of a log that can be tokens and times; None where there is none, or more than one."""
+    named = [spelled(row) for row in rows]
+    known = any(_is_used(row) for row in named)
+    pair = None if known else _only_pair(rows)
+    if not known and pair is None:
+        return None
+    if any(map(has_time, named)):
+        return Fields(pair, None)
+    asked = [row for row, one in zip(rows, named, strict=True) if (_is_used(one) if pair is None else _usage(row, pair))]
+    time = _only_time(asked)
+    return None if time is None else Fields(pair, time)
+
+
+def _is_used(row: Row) -> bool:
+    try:
+        return used(row) is not None
+    except ValueError:
+        return True
+
+
+def _only_pair(rows: Sequence[Row]) -> Pair | None:
+    """The pair that stands in most rows, differs from row to row, and has no other beside it that says something else."""
+    found = defaultdict[Pair, dict[int, tuple[int, int]]](dict)
+    for i, row in enumerate(rows):
+        for pair, value in _pairs(row):
+            found[pair][i] = value
+    varying = {pair: own for pair, own in found.items() if len(own) < _FEW or len(set(own.values())) > 1}
+    most = max(map(len, varying.values()), default=0)
+    often = [pair for pair, own in varying.items() if 2 * len(own) >= most]
+    if not often or any(varying[pair] != varying[often[0]] for pair in often):
+        return None
+    return often[0]
+
+
+def _pairs(row: Row) -> Iterator[tuple[Pair, tuple[int, int]]]:
+    """Fields anywhere in a row that end as (prompt, answer) do, with a prompt, and their values."""
+    leaves = {folded(path): (path, value) for path, value in _leaves(row, "", _DEEPEST)}
+    for name, (path, value) in leaves.items():
+        for asked, given in _ENDINGS:
+            before = name.removesuffix(asked)
+            if before == name or _NO_REQUESTS.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path).lower()):
+                continue
+            answer = next((b + given for b in (before, before.replace("input", "output")) if b + given in leaves), None)
+            prompt = _whole(value)
+            if answer is not None and prompt and (output := _whole(leaves[answer][1])) is not None:
+                yield Pair(path, leaves[answer][0]), (prompt, output)
+
+
+def _leaves(row: Mapping[str, Any], path: str, deep: int) -> Iterator[tuple[str, Any]]:
+    """(names from the outermost, number or text) within an object; what is JSON as text is an object."""
+    for name, value in row.items():
+        inner = opened(value) if deep and (isinstance(value, dict) or name not in _TEXTS) else None
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{path}{name}.", deep - 1)
+        elif isinstance(value, int | float | str):
+            yield f"{path}{name}", value
+
+
+def _usage(row: Row, pair: Pair) -> dict[str, Any]:
+    """The pair as usage, with what stands beside it; empty where it does not stand in a row."""
+    leaves = dict(_leaves(row, "", _DEEPEST))
+    if pair.asked not in leaves:
+        return {}
+    ends = _ends(pair.asked, pair.given)
+    beside = dict[str, Any]()
+    for path, value in leaves.items() if ends else ():
+        outer, _, inner = path.removeprefix(ends).partition(".")
+        if path.startswith(ends) and inner and isinstance(beside.setdefault(outer, {}), dict):
+            beside[outer][inner] = value
+        elif path.startswith(ends):
+            beside[outer] = value
+    asked, given = pair.asked.removeprefix(ends), pair.given.removeprefix(ends)
+    if is_known(asked, given):
+        return beside or {asked: leaves[pair.asked], given: leaves.get(pair.given)}
+    return {**beside, "prompt_tokens": leaves[pair.asked], "completion_tokens": leaves.get(pair.given)}
+
+
+def _ends(asked: str, given: str) -> str:
+    """What both names begin with, up to a dot or a line between words."""
+    same = next((i for i, (a, b) in enumerate(zip(asked, given, strict=False)) if a != b), 0)
+    return asked[: max(asked.rfind(".", 0, same), asked.rfind("_", 0, same)) + 1]
+
+
+def _only_time(rows: Sequence[Row]) -> str | None:
+    """The field of a time that nearly all rows have, and that differs."""
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    called = [name for name in names if _TIME.search(words_of(name)) and name not in ENDS]
+    found = [
+        name
+        for name in called
+        if not _NO_ARRIVAL.search(words_of(name))
+        and sum(is_dated(row.get(name)) for row in rows) >= _MOSTLY * len(rows)
+        and (len(rows) < _FEW or len({str(row.get(name)) for row in rows}) > 1)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _whole(value: object) -> int | None:
+    """A whole number of tokens; None for what is none."""
+    try:
+        return tokens({"": value}, "", least=0)
+    except (KeyError, ValueError):
+        return None
