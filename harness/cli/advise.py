@@ -116,11 +116,13 @@ def advised(files: Sequence[Path], drafter: str | None, asked: tuple[Any, ...], 
 
     kind = kind or server.kind
     acceptance = acceptance_of(server)
-    if profile is not None:
+    own = recorded(server) or seen(server, kind, acceptance)
+    if own is None and profile is not None:
         watcher.doing("moving the profile to the log's steps")
         return advice_of(server, acceptance, kind, profiled(profile, server, kind, acceptance))
-    costs = recorded(server) or seen(server, kind, acceptance) or believed(server, kind, acceptance)
-    return advice_of(server, acceptance, kind, costs)
+    if profile is not None:
+        watcher.say(f"note: {profile.name} is left aside: these files time steps with drafts and without")
+    return advice_of(server, acceptance, kind, own or believed(server, kind, acceptance))
 
 
 def read_server(files: Sequence[Path], watcher: Watcher, named: str = "") -> Server:
@@ -359,7 +361,7 @@ def _print_tokens(console: Console, advice: Advice) -> None:
         accepted = f"{own.value:.0%} ({own.low:.0%} to {own.high:.0%})"
         rows.append([str(k), accepted, "as served" if k == size and gain.low == gain.high else gain.signed])
     over = f"over K = {advice.acceptance.gamma} verified whole" if advice.server.settings.adaptive else "over those served"
-    print_table(console, ["k", "position k accepted, of drafts", f"tokens/s with k drafted, {over}"], rows, ())
+    print_table(console, ["k", "position k accepted", f"tokens/s with k drafted, {over}"], rows, ())
     say(console, f"intervals: {advice.acceptance.basis}")
 
 

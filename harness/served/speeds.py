@@ -42,7 +42,7 @@ class Speeds:
     weights: dict[int, float]
     """What each load that ran in both had of the tokens before."""
     counted: Estimate | None
-    """As the files have it, whatever the prompts were; None where no load ran in both."""
+    """What the files have, whatever the prompts were; None where no load ran in both."""
     traffic: str = ""
     """What of the traffic is another, in words; empty where all that is told of it is as it was."""
 

@@ -197,12 +197,21 @@ def read_texts(paths: list[Path], counts: re.Pattern[str], progress: Progress) -
             if not inside:
                 raise InputError(f"{path}: is a folder without files")
             for file in inside:
-                foreign = Text(file, "", (NO_TEXT,)) if _is_binary(file) else None
-                yield foreign or _read(file, counts, progress), False
+                yield _inside(file, counts, progress), False
         else:
             if path.is_file() and _is_binary(path):
                 raise _no_text(path)
             yield _read(path, counts, progress), True
+
+
+def _inside(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
+    """A file of a folder, without a text where it has none that can be read: others beside it may have."""
+    if _is_binary(file):
+        return Text(file, "", (NO_TEXT,))
+    try:
+        return _read(file, counts, progress)
+    except InputError as error:
+        return Text(file, "", (f"it {str(error).removeprefix(f'{file}: ')}",))
 
 
 def _read(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:

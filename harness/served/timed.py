@@ -218,16 +218,16 @@ def incomparable(server: Server) -> str:
             f"of the files' steady stretches {len(without)} had no drafts and {len(with_drafts)} had: {EITHER} of each are "
             "needed"
         )
-    ends = [(min(r for r, *_ in own), max(r for r, *_ in own)) for own in (with_drafts, without)]
-    if ends[0][0] > 2 * ends[1][1] or ends[1][0] > 2 * ends[0][1]:
-        told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
-        return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
     near = [
         np.log(np.median(own) / took)
         for running, took, *_ in with_drafts
         if (own := [s for r, s, *_ in without if running / _ALIKE <= r <= running * _ALIKE])
     ]
-    if near and (longer := float(np.median(near))) > _OFF:
+    if not near:
+        ends = [(min(r for r, *_ in own), max(r for r, *_ in own)) for own in (with_drafts, without)]
+        told = [f"{low:.0f} to {high:.0f}" for low, high in ends]
+        return f"steps without drafts are of {told[1]} running, those with of {told[0]}: of no load are both there"
+    if (longer := float(np.median(near))) > _OFF:
         return (
             f"steps without drafts took {np.expm1(longer):.0%} longer than those with, at the same load: they were not "
             "measured alike"

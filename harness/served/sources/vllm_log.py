@@ -326,12 +326,12 @@ def _rounds(accepted: int, drafted: int, length: float, rates: Sequence[float]) 
     full = drafted / len(rates)
     if not accepted:
         return float(round(full)) if drafted else None
-    if not 1 < length <= len(rates) + 1.005:
+    if not 1 <= length <= len(rates) + 1.005 or (full * 0.006 < accepted and length == 1):
         raise ValueError(f"a mean length of {length:g} with {accepted} accepted tokens and {len(rates)} positions")
     low, high = accepted / (length - 1 + 0.006), accepted / max(length - 1 - 0.006, 1e-9)
     if full == round(full) and low - 0.5 <= full <= high + 0.5:
         return full
-    by_rates = accepted / sum(rates) if sum(rates) else accepted / (length - 1)
+    by_rates = accepted / sum(rates) if sum(rates) else full
     return float(round(min(max(by_rates, low), high)))
 
 
