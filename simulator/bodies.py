@@ -40,7 +40,7 @@ def _lines(text: str) -> dict[str, Any] | None:
     said = [one["message"] for one in parts]
     message = {name: value for one in said for name, value in one.items() if value}
     cut = {} if parts[-1]["done"] else {"done_reason": "length"}
-    return {**parts[-1], **cut, "message": {**message, "content": "".join(one.get("content") or "" for one in said)}}
+    return {**parts[-1], **cut, "message": {**message, "content": "".join(_words(one.get("content")) for one in said)}}
 
 
 def _streamed(text: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _streamed(text: str) -> dict[str, Any]:
     if isinstance(whole := last.get("response"), dict):  # its last event has all of it
         return {**last, **whole, "usage": usage or whole.get("usage")}
     if any(event.get("type") == "message_start" for event in events):
-        del last["message"]  # as it began, without what was said
+        last.pop("message", None)  # as it began, without what was said
         return {**last, **_message(events)}
     return {**last, **_choices(events, whole="[DONE]" in text)}
 
@@ -71,13 +71,13 @@ def _message(events: list[dict[str, Any]]) -> dict[str, Any]:
     said, kinds, began = list[str](), dict[str, None](), dict[str, Any]()
     ended = "max_tokens"  # a stream that breaks off
     for event in events:
-        delta = event.get("delta") or {}
+        delta = _object(event.get("delta"))
         if event.get("type") == "message_start":
-            began = event.get("message") or {}
+            began = _object(event.get("message"))
         elif event.get("type") == "content_block_start":
-            kinds[str((event.get("content_block") or {}).get("type"))] = None
+            kinds[str(_object(event.get("content_block")).get("type"))] = None
         elif event.get("type") == "content_block_delta":
-            said.append(delta.get("text") or "")
+            said.append(_words(delta.get("text")))
             if "thinking" in delta:
                 kinds["thinking"] = None
         ended = delta.get("stop_reason") or ended
@@ -90,10 +90,10 @@ def _message(events: list[dict[str, Any]]) -> dict[str, Any]:
 def _choices(events: list[dict[str, Any]], *, whole: bool) -> dict[str, Any]:
     """What was said in events of chats; one that breaks off is cut, though nothing in it says so."""
     said, choice = list[str](), dict[str, Any]()
-    of_first = (one for event in events for one in event.get("choices") or () if not one.get("index"))
-    for one in of_first:
-        delta = one.get("delta") or {}
-        said.append(delta.get("content") or "")
+    told = [one for event in events for one in _objects(event.get("choices"))]
+    for one in (one for one in told if not one.get("index")):
+        delta = _object(one.get("delta"))
+        said.append(_words(delta.get("content")))
         choice |= {name: value for name, value in one.items() if value is not None}
         if delta.get("tool_calls") or delta.get("reasoning_content") or delta.get("reasoning"):
             choice["besides"] = "with tools" if delta.get("tool_calls") else "with reasoning"
@@ -102,5 +102,20 @@ def _choices(events: list[dict[str, Any]], *, whole: bool) -> dict[str, Any]:
     message = {"role": "assistant", "content": "".join(said)}
     if choice.get("besides"):
         message["tool_calls" if choice["besides"] == "with tools" else "reasoning"] = "…"
-    several = {one.get("index") or 0 for event in events for one in event.get("choices") or ()} - {0}
+    several = {index for one in told if isinstance(index := one.get("index"), int) and index}
     return {"choices": [{**choice, "message": message}, *({"index": index} for index in sorted(several))]}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """An object; an empty one for whatever is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; none for whatever is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _words(value: Any) -> str:
+    """A text; an empty one for whatever is none."""
+    return value if isinstance(value, str) else ""

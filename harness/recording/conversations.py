@@ -12,9 +12,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from harness.recording.dialects import ELSEWHERE, THOUGHTS, answer, chat, chat_of_responses, ended, is_of_responses
+from harness.recording.dialects import (
+    ELSEWHERE,
+    THOUGHTS,
+    answer,
+    answers_itself,
+    are_messages,
+    chat,
+    chat_of_generated,
+    chat_of_responses,
+    ended,
+    is_generated,
+    is_of_an_api,
+    is_of_responses,
+    is_of_the_wire,
+    is_thought,
+)
 from simulator.bodies import REQUESTS, RESPONSES, opened
 from simulator.gateways import from_a_cache
+from simulator.spelling import STATUSES
 
 FORMS = '"turns" (texts), "messages" (role and content), "conversations" (from and value) or "prompt" (a text)'
 """What a row must have one of."""
@@ -38,9 +54,15 @@ _OF_A_GATEWAY: Final = {"path", "url", "uri", "endpoint", "method", "call_type"}
 """Fields of rows that stand for requests, whatever they were for; with the bodies of these, where they are no mere text."""
 _OF_BODIES: Final = {"messages", "model", "choices", "usage", "error", "status_code"}
 """Fields that bodies have one of."""
+_ASKING: Final = (*REQUESTS, "params")
+"""Under which rows keep what was asked; batches of Anthropic's API as `params`."""
 _TO_BE_FETCHED: Final = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
 """What SPEED-Bench, as it is published, has in place of texts that are others' to publish."""
 _CHATS: Final = {"messages", "turns", "conversations"}
+_OF_LOGS: Final = _CHATS.union(REQUESTS[:4], RESPONSES[1:4])
+"""Fields beside which a text of JSON may well be a body, though a question stands there, too."""
+_BESIDE: Final = (*_TAUGHT, "tools", "functions", "temperature", "top_p", "top_k", "stop", "response_format")
+"""What belongs to a request whose messages stand in a row as a list."""
 _SETTINGS: Final = ("model_parameters", "modelParameters", "optional_params", "parameters", "params")
 """Under which they keep how it was to be sampled, where that is not in the request."""
 _CONSTRAINTS: Final = (
@@ -60,7 +82,7 @@ _COUNTED: Final = ("completion_tokens", "output_tokens", "eval_count")
 """What APIs call the tokens of an answer."""
 _USAGES: Final = ("usage", "usageDetails", "usage_details")
 """Under which rows keep them beside the answer, Langfuse as `output`."""
-_FAILURES: Final = {"failure", "failed", "error", "cancelled"}
+_FAILURES: Final = {"failure", "failed", "error", "errored", "cancelled", "canceled"}
 _BEGUN: Final = "in conversations that begin with the model's own words"
 
 
@@ -114,7 +136,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         if speaker in _TOOLS or (speaker in _SYSTEMS and turns):
             raise Unusable("with tools" if speaker in _TOOLS else "with instructions between turns")
         if speaker in _SYSTEMS:
-            system = f"{system}\n\n{said}" if system else said
+            system = f"{system}\n\n{said}" if system not in ("", said) else said
         elif speaker in _USERS:
             turns.append(said)
             replies.append(None)
@@ -154,19 +176,22 @@ def _instructions(asked: Mapping[str, Any]) -> str:
 
 def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
     """What was asked, and the answer; of a row that is a conversation by itself, the row. Raises Unusable."""
-    aside = row if "choices" in row or row.get("object") == "response" else None
-    answered = next(_bodies(row, RESPONSES, _is_answer), aside)
-    asked = next(_bodies(row, REQUESTS, lambda one: "messages" in one or "prompt" in one), row)
-    bodies = any(_is_body(row.get(name)) for name in (*REQUESTS[:3], *RESPONSES[:3]))
-    logged = asked is not row or answered is not None or bodies or bool(_OF_A_GATEWAY & row.keys())
-    if logged and _failed(row, answered):
+    plain = _is_of_a_data_set(row)
+    held = {name: one for name, one in row.items() if not (plain and _is_text_of(name, one))}
+    answered = next(_bodies(held, RESPONSES, _is_answer), row if answers_itself(row) else None)
+    asked = next(_bodies(held, _ASKING, lambda one: "messages" in one or "prompt" in one), row)
+    bodies = any(_is_body(held.get(name)) for name in (*REQUESTS[:3], *RESPONSES[:3]))
+    logged = asked is not row or answered is not None or bodies or _is_of_a_gateway(row)
+    if _failed(row, answered):
         raise Unusable("that failed")
     if is_of_responses(row, answered):
-        asked = next(_bodies(row, REQUESTS, lambda one: "input" in one), row)
+        asked = next(_bodies(row, _ASKING, lambda one: "input" in one), row)
         if any(asked.get(name) for name in ELSEWHERE):
             raise Unusable("whose earlier turns are kept elsewhere")
         asked = chat_of_responses(asked)
-    if logged and not (_CHATS & asked.keys() or isinstance(asked.get("conversation"), list)):
+    elif answered is not None and is_generated(answered):
+        asked = chat_of_generated(asked)
+    if logged and not _is_chat(asked):
         raise Unusable("that are no chats")
     asked = chat(asked) if logged else asked
     settings = _settings(row, asked)
@@ -174,10 +199,39 @@ def _exchange(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
     if any(settings.get(name) and opened(settings[name]) != [] for name in ("tools", "functions")):
         raise Unusable("with tools")
     if answered is None:
-        said = next((text for name in _SAID if isinstance(text := row.get(name), str) and not _is_body(text)), "")
-        thought = next((row[name] for name in ("reasoning_content", *THOUGHTS) if row.get(name)), None)
+        said = next((text for name in _SAID if isinstance(text := row.get(name), str) and (plain or not _is_body(text))), "")
+        thought = next((row[name] for name in ("reasoning_content", *THOUGHTS) if is_thought(row.get(name))), None)
         answered = {"content": said, "reasoning": thought} if said else None
-    return asked, None if answered is None else _reply(row, asked, settings, answer(answered))
+    return asked, None if answered is None else _reply(held, asked, settings, answer(answered))
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(text := row.get(name), str) and text for name in _ASKED)
+
+
+def _is_chat(asked: Mapping[str, Any]) -> bool:
+    """Whether it has turns that a chat template is put around, and is no mere text to go on with."""
+    talks = isinstance(asked.get("conversation"), list) or are_messages(asked.get("prompt"))
+    return talks or bool(_CHATS & asked.keys())
+
+
+def _is_of_a_gateway(row: Mapping[str, Any]) -> bool:
+    """Whether a row stands for a request; beside a prompt a data set may have such fields, too, and call its sources so."""
+    fields = _OF_A_GATEWAY & row.keys()
+    prompts = _asks(row) or are_messages(row.get("prompt"))
+    return any(is_of_an_api(name, row[name]) for name in fields) if prompts else bool(fields)
+
+
+def _is_of_a_data_set(row: Mapping[str, Any]) -> bool:
+    """Whether a row has a question and is no log's: the text that answers it is the answer, and may be any JSON."""
+    if not _asks(row) or _OF_LOGS & row.keys() or _is_of_a_gateway(row):
+        return False
+    return not any(is_of_the_wire(row.get(name)) for name in RESPONSES)
+
+
+def _is_text_of(name: str, value: Any) -> bool:
+    """Whether a field of a data set's row is what was said: a text, or answers as a list of them."""
+    return (isinstance(value, str) and name in (*_ASKING, *RESPONSES)) or (isinstance(value, list) and name in RESPONSES)
 
 
 def _is_body(value: Any) -> bool:
@@ -194,26 +248,35 @@ def _bodies(
     """Objects under these names that fit, or hold one that does as their body."""
     for name in names:
         found = opened(row.get(name))
-        if isinstance(found, list) and names is REQUESTS and all(isinstance(one, dict) for one in found):
-            found = {"messages": found} if found else None
+        if are_messages(found):
+            found = _of_messages(row, found, asked=names is _ASKING)
         for one in (found, opened(found.get("body")) if isinstance(found, dict) else None):
             if isinstance(one, dict) and fits(one):
                 yield one
 
 
+def _of_messages(row: Mapping[str, Any], found: Sequence[Any], *, asked: bool) -> Mapping[str, Any] | None:
+    """A list of messages as a request, with what the row says of it, or as an answer, as TRL's; None for what is neither."""
+    if not asked:
+        one = found[0] if len(found) == 1 and "type" not in found[0] else {}  # which items of the Responses API have
+        return one if one.get("role") in ("assistant", "model") else None
+    told = row.get("instructions")
+    taught = {"system": told} if isinstance(told, str) else {}
+    return {**taught, **{name: row[name] for name in _BESIDE if row.get(name)}, "messages": found}
+
+
 def _is_answer(body: Mapping[str, Any]) -> bool:
     """Whether a body is an answer, or says why there is none."""
     said = isinstance(body.get("message"), dict) or isinstance(body.get("output"), list)  # `message` may be a status's
-    return said or any(field in body for field in ("choices", "content", "error"))
+    return said or is_generated(body) or any(field in body for field in ("choices", "content", "error"))
 
 
 def _failed(row: Mapping[str, Any], answered: Mapping[str, Any] | None) -> bool:
-    codes = [row.get("status"), row.get("status_code"), *([answered.get("status_code")] if answered else [])]
-    holder = row.get("response")
-    if isinstance(holder, dict):
-        codes += [holder.get("status"), holder.get("status_code")]
-    wrong = any(code in _FAILURES if isinstance(code, str) else False for code in codes)
-    wrong = wrong or any((_number(code) or 0) >= 400 for code in codes)
+    """Whether an answer is none, and its text, where it has one, what a server says of that."""
+    holders = (row, answered, row.get("response"))
+    codes = [one.get(name) for one in holders if isinstance(one, dict) for name in STATUSES]
+    wrong = any(code.casefold() in _FAILURES if isinstance(code, str) else False for code in codes)
+    wrong = wrong or any(400 <= (_number(code) or 0) < 600 for code in codes)
     return wrong or bool(answered and answered.get("error") and not answered.get("choices"))
 
 
@@ -236,7 +299,7 @@ def _reply(
     if text is None:
         raise Unusable("with images or sound")
     if not choice.get("finish_reason"):
-        choice = {**choice, **ended(row.get("finish_reason") or row.get("stop_reason"))}
+        choice = {**choice, **ended(row.get("finish_reason") or row.get("stop_reason") or row.get("done_reason"))}
     finish = choice["finish_reason"]
     held = [answered.get("usage"), *(row.get(name) for name in _USAGES)]
     usages = [{"output_tokens": one.get("output"), **one} for one in map(opened, held) if isinstance(one, dict)]
@@ -322,7 +385,7 @@ def _thinks(message: Mapping[str, Any]) -> bool:
     """Whether a message has thoughts apart from what it says."""
     parts = message.get("content")
     kinds = {part.get("type") for part in parts if isinstance(part, dict)} if isinstance(parts, list) else set()
-    return bool(THOUGHTS & kinds) or any(message.get(name) for name in ("reasoning_content", *THOUGHTS))
+    return bool(THOUGHTS & kinds) or any(is_thought(message.get(name)) for name in ("reasoning_content", *THOUGHTS))
 
 
 def _spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -5,8 +5,9 @@ What they say of an answer under names of their own is lost where only those of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from simulator.bodies import opened
 
@@ -16,6 +17,22 @@ ELSEWHERE: Final = ("previous_response_id", "conversation", "prompt")
 THOUGHTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Kinds of parts that are no part of what was said."""
 _PATHS: Final = ("path", "url", "uri", "endpoint", "call_type")
+_METHODS: Final = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
+_API: Final = re.compile(
+    r"^(?:https?://[^/]+)?/?(?:(?:openai|api)/)?v\d\w*/(?!.*\.[a-z]+$)|^/?(?:api/)?chat/?$"
+    r"|(?:^|/)(?:completions?|messages|responses|generate\w*|invocations|predict|embeddings?|rerank|api/chat)/?$"
+    r"|:\w*(?:[gG]enerate|[pP]redict)\w*$"
+)
+"""Paths of an API of models; where a data set found its texts, as files and pages, is none."""
+_SETTINGS: Final = {
+    "", "on", "off", "none", "auto", "minimal", "low", "medium", "high", "xhigh", "true", "false", "yes", "no", "enabled",
+    "disabled",
+}  # fmt: skip
+"""Words that say how much is to be thought, and are no thoughts."""
+_OBJECTS: Final = ("chat.completion", "text_completion", "response")
+"""What bodies of OpenAI's APIs call themselves; a stream's begin alike."""
+_UNLIKE_A_CHAT: Final = ("raw", "template", "suffix", "context", "images")
+"""Fields of Ollama's generation that make something else of a prompt than a chat of one turn."""
 _ENDS: Final = {
     "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_context_window_exceeded": "length",
     "max_output_tokens": "length", "completed": "stop",
@@ -29,6 +46,63 @@ def is_of_responses(row: Body, answered: Body | None) -> bool:
     places = (holder.get(name) for holder in (row, request) if isinstance(holder, dict) for name in _PATHS)
     named = any(isinstance(at, str) and at.partition("?")[0].rstrip("/").endswith("responses") for at in places)
     return named or any(one is not None and one.get("object") == "response" for one in (row, answered))
+
+
+def is_of_an_api(field: str, value: Any) -> bool:
+    """Whether a field says that a row is a request: a method of HTTP's, or a path of an API's.
+
+    Data sets call by the same names where, and how, they found their texts.
+    """
+    if not isinstance(value, str) or field in ("method", "call_type"):
+        return field == "call_type" or value in _METHODS
+    words = value.split(" ")  # `POST /v1/completions HTTP/1.1`
+    at = words[1] if len(words) > 1 and words[0] in _METHODS else value
+    return _API.search(at.partition("?")[0]) is not None
+
+
+def is_of_the_wire(value: Any) -> bool:
+    """Whether a text is a whole answer of an API, which no model writes by chance."""
+    if not isinstance(value, str) or not ('"usage"' in value or '"object"' in value):
+        return False
+    found = opened(value)
+    named = isinstance(found, dict) and str(found.get("object")).startswith(_OBJECTS)
+    return named or (isinstance(found, dict) and isinstance(found.get("usage"), dict))
+
+
+def is_thought(value: Any) -> bool:
+    """Whether it is what was thought, and no setting of whether to think."""
+    if isinstance(value, dict):
+        return any(isinstance(text := value.get(name), str) and text for name in ("content", "text", "thinking"))
+    return value.strip().casefold() not in _SETTINGS if isinstance(value, str) else isinstance(value, list) and bool(value)
+
+
+def are_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether it is a list of messages, and not of whatever else."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+
+
+def answers_itself(row: Body) -> bool:
+    """Whether a row has the fields of an answer beside those of what was asked; choices may be those of a test, too."""
+    choices = row.get("choices")
+    chosen = isinstance(choices, list) and any(
+        isinstance(one, dict) and ("message" in one or "finish_reason" in one) for one in choices
+    )
+    whole = isinstance(row.get("message"), dict) or (row.get("role") == "assistant" and "content" in row)
+    generated = isinstance(row.get("prompt"), str) and is_generated(row)
+    return chosen or generated or row.get("object") == "response" or ("messages" in row and whole)
+
+
+def is_generated(body: Body) -> bool:
+    """Whether a body is an answer of Ollama's to a prompt."""
+    return isinstance(body.get("response"), str) and isinstance(body.get("done"), bool)
+
+
+def chat_of_generated(asked: Body) -> Body:
+    """A prompt that Ollama puts into the template as one of a chat; another, which is none, as it is."""
+    prompt = asked.get("prompt")
+    if not isinstance(prompt, str) or any(asked.get(name) for name in _UNLIKE_A_CHAT):
+        return asked
+    return {**asked, "messages": [{"role": "user", "content": prompt}]}
 
 
 def chat_of_responses(asked: Body) -> dict[str, Any]:
@@ -56,6 +130,9 @@ def answer(body: Body) -> Body:
     if isinstance(items := body.get("output"), list):
         choice = _of_items(items) | ended(_status(body))
     elif isinstance(message := body.get("message"), dict):
+        choice = {"message": message} | ended(body.get("done_reason"))
+    elif is_generated(body):
+        message = {"content": body["response"], "thinking": body.get("thinking")}
         choice = {"message": message} | ended(body.get("done_reason"))
     elif "content" in body:
         choice = {"message": body} | ended(body.get("stop_reason"))

@@ -34,6 +34,11 @@ def ollama(done: str = "stop", **request: Any) -> dict[str, Any]:
     return {"request": {"model": "m", "messages": [user("a")], "options": S, **request}, "response": answered}
 
 
+def generated(done: str = "stop", **request: Any) -> dict[str, Any]:
+    answered = {"model": "m", "response": "b", "done": True, "done_reason": done, "eval_count": 2}
+    return {"request": {"model": "m", "prompt": "a", "options": S, **request}, "response": answered}
+
+
 def events(*of: dict[str, Any]) -> str:
     return "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in of)
 
@@ -76,6 +81,9 @@ def chunk(text: str, index: int = 0, **more: Any) -> str:
         ({"path": "/v1/responses", **responses({}, object=None)}, "stop", 2),
         (ollama(), "stop", 2),
         (ollama("length"), "length", 2),
+        (generated("length"), "length", 2),
+        ({**generated()["request"], **generated()["response"], "path": "/api/generate"}, "stop", 2),
+        *(({**one["request"], **one["response"]}, "stop", 2) for one in (ollama(), anthropic(), anthropic(content=[TEXT]))),
         (ollama(options={**S, "stop": ["\n"]}), "length", 2),
         (streamed(events(BEGAN, *PARTS, ENDED)), "stop", 2),
         (streamed(events(BEGAN, *PARTS)), "length", 1),
@@ -103,6 +111,10 @@ def test_how_an_answer_ended_is_read_of_every_api(row: dict[str, Any], finish: A
         ({"system": "s", "conversations": [{"from": "human", "value": "a"}]}, "s"),
         ({"system_prompt": "s", "question": "a", "response": "b"}, "s"),
         ({"system": "s", "messages": [{"role": "system", "content": "t"}, user("a")]}, "s\n\nt"),
+        ({"system": "s", "messages": [{"role": "system", "content": "s"}, user("a")]}, "s"),
+        ({"input": [user("a")], "output": "b", "system_prompt": "s"}, "s"),
+        ({"input": [user("a")], "output": "b", "instructions": "s"}, "s"),
+        (generated(system="s"), "s"),
     ],
 )
 def test_instructions_beside_what_is_said_are_the_systems(row: dict[str, Any], system: str) -> None:
@@ -118,6 +130,9 @@ def completed(request: dict[str, Any] | None = None, row: dict[str, Any] | None 
 
 LANGFUSE = {"input": [user("a")], "output": said("b")}
 BY_7 = {"finish_reason": "stop", "stop_reason": 7}
+FAILED: list[dict[str, Any]] = [
+    {"status": 500}, {"status": "Error"}, {"response_status": "503"}, {"response_code": 429}, {"status": "errored"},
+]  # fmt: skip
 GREETED = [said("Hello."), user("a")]
 
 
@@ -130,6 +145,8 @@ GREETED = [said("Hello."), user("a")]
         (responses({}, [{"type": "reasoning"}, *responses({})["response"]["output"]]), "reasoning apart"),
         (ollama() | {"response": {"message": said("b", thinking="c"), "done_reason": "stop"}}, "reasoning apart"),
         ({"prompt": "a", "response": "b", "reasoning_content": "c"}, "reasoning apart"),
+        ({"prompt": "a", "response": "b", "reasoning": "Off we go."}, "reasoning apart"),
+        ({"prompt": "a", "response": "b", "thinking": {"thinking": "c"}}, "reasoning apart"),
         ({"messages": [user("a"), said("b", reasoning_content="c")], "output": "b"}, "reasoning apart"),
         (completed(row={"usage": {"completion_tokens_details": {"reasoning_tokens": 5}}}), "reasoning apart"),
         (anthropic("refusal"), "refusal"),
@@ -170,6 +187,8 @@ def test_answers_that_are_no_fresh_words_on_the_prompt_say_why(row: dict[str, An
         completed({"tools": "[]"}),
         completed(row={"cached": 0, "cache_status": "MISS", "cache_hit": "False"}),
         responses({"text": {"format": {"type": "text"}}, "previous_response_id": None}),
+        *({"input": [user("a")], "output": "b", "reasoning": how} for how in ("off", "High", True, {"effort": None}, [])),
+        {"messages": [user("a"), said("b", reasoning="")], "reasoning": {"effort": "low", "summary": "auto"}},
     ],
 )
 def test_settings_that_change_nothing_leave_nothing_out(row: dict[str, Any]) -> None:
@@ -196,8 +215,21 @@ def test_settings_that_change_nothing_leave_nothing_out(row: dict[str, Any]) -> 
         (completed(row={"model_parameters": {"tools": [{}]}}), "with tools"),
         ({"path": "/v1/embeddings", "request": {"input": ["a"]}, "response": {"object": "list"}}, "no chats"),
         ({"instruction": "a", "history": ["b"]}, "of no form known here"),
+        ({"input": [user("a")], "output": "b", "tools": [{"type": "function"}]}, "with tools"),
+        (generated(raw=True), "no chats"),
+        ({"prompt": "a", "response": json.dumps({"object": "text_completion", "choices": [{"text": "b"}]})}, "no chats"),
+        *(
+            ({"prompt": "a", "response": "b", field: at}, "no chats")
+            for field, at in (
+                ("path", "/v1/completions"), ("url", "https://api.openai.com/v1/completions"), ("method", "POST"),
+                ("uri", "POST /generate?x=1 HTTP/1.1"), ("endpoint", "completions"), ("call_type", "atext_completion"),
+            )
+        ),
+        *(({"url": at, "method": "GET"}, "no chats") for at in ("/v1/models", "/health", "/x")),
+        *(({"prompt": "a", "response": "b", **failed}, "that failed") for failed in FAILED),
+        *(({"request": ASKED, "response": "Internal Server Error", **failed}, "that failed") for failed in FAILED),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_held_again_says_why(row: dict[str, Any], why: str) -> None:
     with pytest.raises(Unusable, match=why):
         conversation_of(row)
@@ -211,6 +243,11 @@ def test_what_cannot_be_held_again_says_why(row: dict[str, Any], why: str) -> No
         ({"instruction": "a", "context": "c", "response": "b"}, ["a\n\nc"], [Reply("b")]),
         ({"instruction": "a", "history": [["x", "y"]], "output": "b"}, ["x", "a"], [Reply("y"), Reply("b")]),
         ({"prompt": "a", "response": "b", "finish_reason": "length"}, ["a"], [Reply("b", "length")]),
+        ({"prompt": [user("a")], "completion": [said("b")]}, ["a"], [Reply("b")]),
+        ({"prompt": "a", "completion": [said("b")]}, ["a"], [None]),
+        ({"prompt": "a", "response": "b", "status": 200}, ["a"], [Reply("b")]),
+        ({"question": "a", "choices": ["b", "c"], "answer": 1}, ["a"], [None]),
+        ({"custom_id": "x", "params": ASKED}, ["Hello?"], [None]),
         (LANGFUSE | {"modelParameters": {"temperature": "0.5"}}, ["a"], [Reply("b", None, None, S)]),
         (LANGFUSE | {"usageDetails": {"output": 2}}, ["a"], [Reply("b", None, 2)]),
         ({"messages": [user("a")], "response": "b", "completion_tokens": "2"}, ["a"], [Reply("b", None, 2)]),
@@ -227,6 +264,34 @@ def test_what_cannot_be_held_again_says_why(row: dict[str, Any], why: str) -> No
 def test_rows_of_data_sets_and_logs_are_read_whole(row: dict[str, Any], turns: list[str], replies: list[Reply]) -> None:
     found = conversation_of(row)
     assert (list(found.turns), list(found.replies)) == (turns, replies)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"url": "https://stackexchange.com/questions/1/v1/chat"}, {"url": "https://en.wikipedia.org/wiki/Messages"},
+        {"uri": "x"}, {"endpoint": "x"}, {"endpoint": None}, {"method": "cot"}, {"path": "repo/1.py"},
+        {"path": "/src/generate.py"}, {"path": "api/v1/users.py"}, {"path": "v2/chat.md"}, {"path": "v1"},
+    ],
+)  # fmt: skip
+def test_where_a_data_set_has_a_text_from_makes_no_request_of_it(more: dict[str, Any]) -> None:
+    assert conversation_of({"instruction": "a", "output": "b", **more}).replies == (Reply("b"),)
+    assert conversation_of({"prompt": [user("a")], "completion": "b", **more}).replies == (Reply("b"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": "VW"}', '{"content": "y"}', '{"choices": ["b"]}', '{"error": "e"}', '{"message": {"content": "x"}}',
+        '{"messages": [{"role": "user", "content": "x"}]}', '[{"role": "assistant", "content": "x"}]', '[{"x": 1}]',
+        '{"cached": true}', 'data: {"choices": ["b"]}',
+    ],
+)  # fmt: skip
+def test_a_data_sets_texts_are_what_was_said_though_they_are_json(text: str) -> None:
+    for asked, answered in (("prompt", "response"), ("question", "completion"), ("instruction", "output")):
+        assert conversation_of({asked: "a", answered: text, "model": "m"}).replies == (Reply(text, model="m"),)
+    found = conversation_of({"instruction": "a", "input": text, "output": "b"})
+    assert (found.turns, found.replies) == ((f"a\n\n{text}",), (Reply("b"),))
 
 
 def test_what_a_cache_repeats_is_known_by_the_answer_that_was_made() -> None:
