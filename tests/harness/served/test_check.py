@@ -77,6 +77,45 @@ def test_too_early_to_say(tmp_path: Path) -> None:
     assert done.exit_code == 3, done.output
 
 
+FOUR = [n for _ in range(3) for n in (4, 16, 64) for _ in range(8)]
+TURNS = Truth(survival=(0.8, 0.6, 0.45), base_s=0.008, token_s=0.0002, draft_s=0.001)
+"""A server that should draft less above some load."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Its log, and one without drafts."""
+    folder = tmp_path_factory.mktemp("both")
+    (folder / "with").write_text(vllm_log(TURNS, FOUR))
+    (folder / "without").write_text(vllm_log(TURNS, FOUR, seed=5, k=lambda _: 0, method=""))
+    return [folder / "with", folder / "without"]
+
+
+def test_two_runs_of_one_server_differ(both: list[Path], tmp_path: Path) -> None:
+    """A percent slower than it was is no change that failed; a tenth is."""
+    rows = json.loads(run("advise", *both, "--json").stdout)["rows"]
+    assert rows
+    table = f"'num_speculative_tokens': 3, 'num_speculative_tokens_per_batch_size': {rows}"
+
+    def checked(slower: float, loads: list[int]) -> tuple[int, str]:
+        truth = replace(TURNS, base_s=TURNS.base_s * slower, token_s=TURNS.token_s * slower, draft_s=TURNS.draft_s * slower)
+        later = vllm_log(truth, loads, seed=9, k=lambda n: next(k for first, last, k in rows if first <= n <= last))
+        (tmp_path / "later").write_text(later.replace("'num_speculative_tokens': 3", table))
+        done = run("advise", *both, "--check", tmp_path / "later")
+        return done.exit_code, done.stdout
+
+    assert checked(1.01, FOUR)[0] == 0
+    assert checked(1.15, FOUR)[0] == 1
+    code, said = checked(1.01, [4] * 30)
+    assert (code, "no load at which the table has another K" in said) == (3, True), said
+
+
+def test_a_server_that_starts_without_the_table_was_not_changed(both: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "later").write_text(vllm_log(TURNS, FOUR, seed=9))
+    done = run("advise", *both, "--check", tmp_path / "later")
+    assert (done.exit_code, "at every load in the later files" in " ".join(done.stdout.split())) == (1, True), done.output
+
+
 def test_the_command_that_checks_asks_what_was_asked(tmp_path: Path) -> None:
     (tmp_path / "a b").write_text(vllm_log(POOR, LOADS))
     asked = ["--drafter", "eagle3", "--hardware", "h100/qwen3-8b", "--kv", "fp8"]
