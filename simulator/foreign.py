@@ -45,6 +45,8 @@ _TEXTS: Final = frozenset({*REQUESTS, "prompt", "messages", "content", "text", "
 _DEEPEST: Final = 4
 _MOSTLY: Final = 0.9
 """Share of the rows with tokens that must have a time."""
+_LOOKED_AT: Final = 5_000
+"""Rows that tell what all are."""
 _FEW: Final = 3
 """Rows of which a field may be the same by chance."""
 
@@ -83,6 +85,7 @@ class Fields(NamedTuple):
 
 def fields_of(rows: Sequence[Row]) -> Fields | None:
     """The only fields of a log that can be tokens and times; None where there is none, or more than one."""
+    rows = rows[:_LOOKED_AT]
     named = [spelled(row) for row in rows]
     known = any(_is_used(row) for row in named)
     pair = None if known else _only_pair(rows)
