@@ -162,6 +162,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Path
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @settings(max_examples=CASES, deadline=None)
 @given(seed=st.integers(0, 2**32))
+@example(seed=4038)  # heads of 10^30 numbers, whose angles took all memory
 def test_broken_checkpoints(name: str, seed: int, checkpoint: Path, target: Target) -> None:
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as made:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from drafters.rotary import Rotation
+
+WIDEST: Final = 1 << 20
+"""More than any size of a layer: a larger one is a mistake, and would take all memory before a tensor denies it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +47,8 @@ class LayerShape:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "inner_size", "heads", "kv_heads", "head_dim", "layers"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= WIDEST:
+                raise ValueError(f"{name} must be a whole number from 1 to {WIDEST}, got {value!r}")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} of keys and values")
         if len(self.windows) != self.layers or any(w is not None and w < 1 for w in self.windows):

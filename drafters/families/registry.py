@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from drafters.families import gemma4, llama, qwen3
-from drafters.families.layers import DraftLayer, LayerShape
+from drafters.families.layers import WIDEST, DraftLayer, LayerShape
 from simulator.errors import InputError, first_paragraph
 from simulator.heads import whole_heads
 
@@ -17,7 +17,6 @@ FAMILIES: Final[Mapping[str, ModuleType]] = {"llama": llama, "qwen3": qwen3, "ge
 _OF_MODEL_TYPE: Final = {model_type: name for name, of in FAMILIES.items() for model_type in of.MODEL_TYPES}
 MOST_LAYERS: Final = 1000
 """The most layers of a drafter; what has more is none."""
-_WIDEST: Final = 1 << 20
 
 
 def make_layer(shape: LayerShape, *, paired_input: bool = False) -> DraftLayer:
@@ -110,8 +109,8 @@ def _size(config: Mapping[str, Any], read: Any, field: str) -> int:
     value = getattr(read, field)
     if field not in config:
         raise ValueError(f"lacks {field}")
-    if not isinstance(value, int) or not 1 <= value <= _WIDEST:
-        raise ValueError(f"{field} must be a whole number from 1 to {_WIDEST}, got {value!r}")
+    if not isinstance(value, int) or not 1 <= value <= WIDEST:
+        raise ValueError(f"{field} must be a whole number from 1 to {WIDEST}, got {value!r}")
     return value
 
 
