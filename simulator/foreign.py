@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from simulator.bodies import REQUESTS, opened
 from simulator.durations import words_of
-from simulator.fields import tokens
 from simulator.moments import is_dated
-from simulator.spelling import ENDS, has_time, spelled
+from simulator.spelling import ENDS, has_time, leaves, spelled
 from simulator.tabular import Row, folded
-from simulator.usage import is_known, used
+from simulator.usage import is_known, says_tokens, whole
 
 _ENDINGS: Final = tuple(
     (f"{asked}{token}", f"{given}{token}")
@@ -29,9 +28,9 @@ _ENDINGS: Final = tuple(
 )
 """How names end, as `folded` has them, of (prompt, answer)."""
 _NO_REQUESTS: Final = re.compile(
-    r"(?:^|[\W_])(?:totals?|sum|cumulative|accumulated|lifetime|today|hourly|daily|days?|monthly|month|sessions?|previous"
+    r"(?:^|_)(?:totals?|sum|cumulative|accumulated|lifetime|today|hourly|daily|days?|monthly|month|sessions?|previous"
     r"|budgets?|(?:rate)?limits?|quotas?|allow\w*|remaining|reserved|requested|estimated?|avg|mean|average|min|max|thresholds?"
-    r"|prices?|pricing|costs?|plans?|teams?|organi[sz]ations?|batch|per|tpm|windows?|config|info)(?=[\W_])"
+    r"|prices?|pricing|costs?|plans?|teams?|organi[sz]ations?|batch|per|tpm|windows?|config|info)(?=_)"
 )
 """Words in names of tokens that are no single request's."""
 _TIME: Final = re.compile(r"(?:^|_)(?:time|timestamp|datetime|date|ts|at)(?:_|$)|^time")
@@ -87,22 +86,15 @@ def fields_of(rows: Sequence[Row]) -> Fields | None:
     """The only fields of a log that can be tokens and times; None where there is none, or more than one."""
     rows = rows[:_LOOKED_AT]
     named = [spelled(row) for row in rows]
-    known = any(_is_used(row) for row in named)
+    known = any(says_tokens(row) for row in named)
     pair = None if known else _only_pair(rows)
     if not known and pair is None:
         return None
     if any(map(has_time, named)):
         return Fields(pair, None)
-    asked = [row for row, one in zip(rows, named, strict=True) if (_is_used(one) if pair is None else _usage(row, pair))]
+    asked = [row for row, one in zip(rows, named, strict=True) if (says_tokens(one) if pair is None else _usage(row, pair))]
     time = _only_time(asked)
     return None if time is None else Fields(pair, time)
-
-
-def _is_used(row: Row) -> bool:
-    try:
-        return used(row) is not None
-    except ValueError:
-        return True
 
 
 def _only_pair(rows: Sequence[Row]) -> Pair | None:
@@ -121,36 +113,31 @@ def _only_pair(rows: Sequence[Row]) -> Pair | None:
 
 def _pairs(row: Row) -> Iterator[tuple[Pair, tuple[int, int]]]:
     """Fields anywhere in a row that end as (prompt, answer) do, with a prompt, and their values."""
-    leaves = {folded(path): (path, value) for path, value in _leaves(row, "", _DEEPEST)}
-    for name, (path, value) in leaves.items():
+    found = {folded(path): (path, value) for path, value in leaves(row, _DEEPEST, _inside)}
+    for name, (path, value) in found.items():
         for asked, given in _ENDINGS:
             before = name.removesuffix(asked)
-            if before == name or _NO_REQUESTS.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path).lower()):
+            if before == name or _NO_REQUESTS.search(words_of(path)):
                 continue
-            answer = next((b + given for b in (before, before.replace("input", "output")) if b + given in leaves), None)
-            prompt = _whole(value)
-            if answer is not None and prompt and (output := _whole(leaves[answer][1])) is not None:
-                yield Pair(path, leaves[answer][0]), (prompt, output)
+            answer = next((b + given for b in (before, before.replace("input", "output")) if b + given in found), None)
+            prompt = whole(value)
+            if answer is not None and prompt and (output := whole(found[answer][1])) is not None:
+                yield Pair(path, found[answer][0]), (prompt, output)
 
 
-def _leaves(row: Mapping[str, Any], path: str, deep: int) -> Iterator[tuple[str, Any]]:
-    """(names from the outermost, number or text) within an object; what is JSON as text is an object."""
-    for name, value in row.items():
-        inner = opened(value) if deep and (isinstance(value, dict) or name not in _TEXTS) else None
-        if isinstance(inner, dict):
-            yield from _leaves(inner, f"{path}{name}.", deep - 1)
-        elif isinstance(value, int | float | str):
-            yield f"{path}{name}", value
+def _inside(name: str, value: Any) -> Any:
+    """What a field holds: a text that is JSON is an object, unless it is somebody's words."""
+    return opened(value) if isinstance(value, dict) or name not in _TEXTS else None
 
 
 def _usage(row: Row, pair: Pair) -> dict[str, Any]:
     """The pair as usage, with what stands beside it; empty where it does not stand in a row."""
-    leaves = dict(_leaves(row, "", _DEEPEST))
-    if pair.asked not in leaves:
+    said = dict(leaves(row, _DEEPEST, _inside))
+    if pair.asked not in said:
         return {}
     ends = _ends(pair.asked, pair.given)
     beside = dict[str, Any]()
-    for path, value in leaves.items() if ends else ():
+    for path, value in said.items() if ends else ():
         outer, _, inner = path.removeprefix(ends).partition(".")
         if path.startswith(ends) and inner and isinstance(beside.setdefault(outer, {}), dict):
             beside[outer][inner] = value
@@ -158,8 +145,8 @@ def _usage(row: Row, pair: Pair) -> dict[str, Any]:
             beside[outer] = value
     asked, given = pair.asked.removeprefix(ends), pair.given.removeprefix(ends)
     if is_known(asked, given):
-        return beside or {asked: leaves[pair.asked], given: leaves.get(pair.given)}
-    return {**beside, "prompt_tokens": leaves[pair.asked], "completion_tokens": leaves.get(pair.given)}
+        return beside or {asked: said[pair.asked], given: said.get(pair.given)}
+    return {**beside, "prompt_tokens": said[pair.asked], "completion_tokens": said.get(pair.given)}
 
 
 def _ends(asked: str, given: str) -> str:
@@ -180,11 +167,3 @@ def _only_time(rows: Sequence[Row]) -> str | None:
         and (len(rows) < _FEW or len({str(row.get(name)) for row in rows}) > 1)
     ]
     return found[0] if len(found) == 1 else None
-
-
-def _whole(value: object) -> int | None:
-    """A whole number of tokens; None for what is none."""
-    try:
-        return tokens({"": value}, "", least=0)
-    except (KeyError, ValueError):
-        return None

@@ -27,7 +27,7 @@ from simulator.spelling import (
     has_time,
 )
 from simulator.tabular import Row
-from simulator.usage import USAGE, bodies, used
+from simulator.usage import USAGE, bodies, says_tokens, used
 
 _IN_MS: Final = frozenset({"timestamp_ms", "ts_ms"})
 """Times whose small numbers are milliseconds."""
@@ -112,10 +112,7 @@ def is_line(row: Row) -> bool:
 
 def has_usage(row: Row) -> bool:
     """Whether a row says what tokens a request had, or that it does not say so yet."""
-    try:
-        return bool(used(row)) or row.get("usage", 0) is None
-    except ValueError:
-        return True  # which line's tokens are no number is said where it is read
+    return says_tokens(row) or row.get("usage", 0) is None
 
 
 def lacks_usage(row: Row) -> bool:

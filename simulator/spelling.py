@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ def _within(row: Row, named: Row) -> dict[str, Any]:
     lacks_status, lacks_path = first(named, STATUSES) is None, not any(isinstance(named.get(name), str) for name in PATHS)
     lacks_took = first(named, STARTS) is None and not any(map(durations.is_one, named))
     found = dict[str, Any]()
-    for name, value in _leaves(row, "", _DEEPEST) if lacks_status or lacks_path or lacks_took else ():
+    for name, value in leaves(row, _DEEPEST) if lacks_status or lacks_path or lacks_took else ():
         *objects, own = map(folded, name.split("."))
         of_answers, of_requests = set(objects) <= _ANSWERS, set(objects) <= _ASKED
         if lacks_status and own in _CODES and _is_code(value) and (objects or isinstance(value, int)) and of_answers:
@@ -121,11 +121,18 @@ def _is_place(value: object) -> bool:
     return isinstance(value, str) and value.startswith(("/", "http"))
 
 
-def _leaves(row: Mapping[str, Any], path: str, deep: int) -> Iterator[tuple[str, Any]]:
-    """(names from the outermost, number or text) within an object."""
+def leaves(
+    row: Mapping[str, Any], deep: int, inside: Callable[[str, Any], Any] = lambda name, value: value, path: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """(names from the outermost, with dots between; number or text) within an object, so many objects deep.
+
+    Args:
+        inside: what a field holds, by its own name: what is JSON as text may be an object.
+    """
     for name, value in row.items():
-        if isinstance(value, dict) and deep:
-            yield from _leaves(value, f"{path}{name}.", deep - 1)
+        inner = inside(name, value) if deep else None
+        if isinstance(inner, dict):
+            yield from leaves(inner, deep - 1, inside, f"{path}{name}.")
         elif isinstance(value, int | float | str):
             yield f"{path}{name}", value
 

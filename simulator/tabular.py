@@ -68,6 +68,7 @@ class NotCsv(InputError):
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def folded(name: object) -> str:
     """A column's name without case, spaces and signs: `Request tokens` and `request_tokens` are one."""
     return "".join(c for c in str(name).casefold() if c.isalnum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from simulator.bodies import RESPONSES, opened
@@ -125,17 +124,17 @@ def _beside(usage: Row, asked: str, answer: str) -> _Beside:
     found, named = _Beside(), [0, 0, 0]
     langfuse = (asked, answer) == _LANGFUSES
     if langfuse and "total" in usage:
-        found.total = _whole(usage["total"])
+        found.total = whole(usage["total"])
     for name, value in usage.items():
         if isinstance(value, Mapping | str) and "detail" in str(name):
             _add_details(found, opened(value))
             continue
-        role: tuple[str, ...] | None = _ROLES.get(_folded(str(name)))
+        role: tuple[str, ...] | None = _ROLES.get(folded(name))
         if role is None and langfuse and name not in _LANGFUSES and "cost" not in str(name).lower():
             role = next(
                 (kind for word, kind in zip(_LANGFUSES, (_WRITTEN, _THOUGHT), strict=True) if word in str(name)), None
             )
-        if role is None or not (n := _whole(value)):
+        if role is None or not (n := whole(value)):
             continue
         if role is _TOTAL:
             found.total = n
@@ -153,30 +152,33 @@ def _beside(usage: Row, asked: str, answer: str) -> _Beside:
 
 
 def _is_beside(name: str, asked: str, *, langfuse: bool) -> bool:
-    return langfuse or (asked in _PROMPTS_BESIDE and _folded(name) in _CACHES_BESIDE)
+    return langfuse or (asked in _PROMPTS_BESIDE and folded(name) in _CACHES_BESIDE)
 
 
 def _add_details(found: _Beside, details: object) -> None:
     """Details say what is within prompt or answer, unless the total is more than these."""
     for name, value in details.items() if isinstance(details, Mapping) else ():
-        role, n = _ROLES.get(_folded(str(name))), _whole(value)
+        role, n = _ROLES.get(folded(name)), whole(value) or 0
         if role is _READ:
             found.read = max(found.read, n)
         elif role is _THOUGHT:
             found.thought = max(found.thought, n)
 
 
-@lru_cache(maxsize=4096)
-def _folded(name: str) -> str:
-    return folded(name)
-
-
-def _whole(value: object) -> int:
-    """A whole number of tokens; 0 for whatever is none, as a sum of money is."""
+def whole(value: object) -> int | None:
+    """A whole number of tokens; None for whatever is none, as a sum of money is."""
     try:
-        return tokens({"": value}, "", least=0) if _some(value) else 0
+        return None if _unsaid(value) else tokens({"": value}, "", least=0)
     except ValueError:
-        return 0
+        return None
+
+
+def says_tokens(row: Row) -> bool:
+    """Whether a line says what its request used, though it may be no number."""
+    try:
+        return used(row) is not None
+    except ValueError:
+        return True  # which line's tokens are no number is said where it is read
 
 
 def bodies(row: Row) -> Iterator[dict[str, Any]]:
@@ -205,7 +207,7 @@ def _usage_of(row: Row) -> tuple[Row, tuple[tuple[str, str], ...]]:
             if any(_some(spelled.get(name)) for pair in _OF_USAGE for name in (*pair, *_READ[:1], *_WRITTEN[:1])):
                 return spelled, _OF_USAGE
     if isinstance(asked := row.get("input"), dict) and isinstance(given := row.get("output"), dict):
-        kept = {name: n for one in (asked, given) for name, n in one.items() if name in _BEDROCKS or _folded(name) in _ROLES}
+        kept = {name: n for one in (asked, given) for name, n in one.items() if name in _BEDROCKS or folded(name) in _ROLES}
         return {**row, **kept}, FLAT
     return row, FLAT
 

@@ -28,4 +28,5 @@ def test_any_stream_is_opened_without_an_error(events: list[dict[str, Any]], who
 
 @given(EVENTS)
 def test_any_lines_of_json_are_opened_without_an_error(events: list[dict[str, Any]]) -> None:
-    opened("".join(f"{json.dumps(event)}\n" for event in events))
+    found = opened("".join(f"{json.dumps(event)}\n" for event in events))
+    assert found is None or isinstance(found, dict)
