@@ -158,12 +158,18 @@ def _ends(asked: str, given: str) -> str:
 def _only_time(rows: Sequence[Row]) -> str | None:
     """The field of a time that nearly all rows have, and that differs."""
     names = dict.fromkeys(str(name) for row in rows for name in row)
-    called = [name for name in names if _TIME.search(words_of(name)) and name not in ENDS]
     found = [
         name
-        for name in called
-        if not _NO_ARRIVAL.search(words_of(name))
-        and sum(is_dated(row.get(name)) for row in rows) >= _MOSTLY * len(rows)
+        for name in names
+        if name not in ENDS
+        and not _NO_ARRIVAL.search(words_of(name))
+        and sum(_is_moment(name, row.get(name)) for row in rows) >= _MOSTLY * len(rows)
         and (len(rows) < _FEW or len({str(row.get(name)) for row in rows}) > 1)
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _is_moment(name: str, value: object) -> bool:
+    """Whether a value is a date with the time of the day, or a number that can be one where it is called a time."""
+    called = _TIME.search(words_of(name)) is not None
+    return (called or (isinstance(value, str) and ":" in value)) and is_dated(value)

@@ -69,6 +69,7 @@ def test_usage_in_other_words_has_its_caches_and_thought(
 
 TIMES: dict[str, tuple[dict[str, Any], bool]] = {
     "asked, and first token of some": ({"requested_at": True, "first_token_at": False}, True),
+    "a word for it": ({"requested_at": True, "ratelimit_reset_at": True}, True),
     "a limit's reset": ({"ratelimit_reset_at": True}, False),
     "the user's": ({"user_created_at": True}, False),
     "two": ({"requested_at": True, "queued_at": True}, False),
