@@ -212,7 +212,12 @@ def _layer(target: Target, family: str, layers: int) -> dict[str, Any]:
         of_target = target.config.to_dict()
         alike = {name: value for name, value in of_target.items() if name != "per_layer_config"}
         return alike | whole_heads(of_target) | own
-    found = {name: value for name in _SIZES if (value := getattr(target.config, name, None)) is not None}
+    said = target.config.to_dict()  # of layers that differ it has what is common; as attributes that is an error
+    found = {
+        name: value
+        for name in _SIZES
+        if (value := said[name] if name in said else getattr(target.config, name, None)) is not None
+    }
     heads = int(found.setdefault("num_attention_heads", max(1, size // 64)))
     found.setdefault("num_key_value_heads", heads)
     found.setdefault("head_dim", max(2, size // heads))

@@ -130,3 +130,13 @@ def test_the_last_layer_is_tapped_where_there_is_no_other(kind: str, layers: int
     taps = default_taps(kind, layers)
     assert taps == tuple(sorted({*taps}))
     assert (layers - 1 in taps) == (layers == 1)
+
+
+@pytest.mark.parametrize(("kind", "written"), [("mtp", "deepspec"), ("mtp", "speculators"), ("dspark", "speculators")])
+def test_drafts_of_qwen3s_layers_over_a_target_whose_layers_differ(kind: str, written: str) -> None:
+    """Gemma-4's full layers have wider heads than its sliding ones; transformers denies what is theirs as the whole's."""
+    own = {"head_dim": 8, "global_head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCAB}
+    target = Target(micro_model("gemma4_text", **own))
+    taps = {} if kind == "mtp" else {"taps": (1,)}
+    made = make_drafter(design(kind, format=written, **taps), target, [], None, 0)
+    assert (made.drafter.settings.shape.family, made.drafter.settings.shape.head_dim) == ("qwen3", 8)
