@@ -19,6 +19,8 @@ _GRAINS_S: Final = (3600, 1800, 900, 600, 300, 120, 60, 30, 20, 15, 10, 5, 3, 2,
 """What times are rounded to; to less, they are as good as exact."""
 _TIED: Final = 0.1
 """Share of requests at the moment of another from which on times are rounded."""
+_OFF_S: Final = 2e-3
+"""By how much rounded times may miss the multiples of what they are rounded to."""
 _AN_HOUR_S: Final = (1800.0, 3660.0)
 """By how much times jump back where clocks are put back."""
 _BACK_LINES: Final = 2
@@ -59,8 +61,7 @@ def spread(came: Times) -> tuple[Times, str]:
     if len(moments) == 1:
         return came, "all its requests have the same time, and come at once: where it is rounded, give times to the ms"
     since = moments - moments[0]
-    off = {grain: float(np.abs(since - np.round(since / grain) * grain).max()) for grain in _GRAINS_S}
-    if (found := next((grain for grain in _GRAINS_S if off[grain] <= 2e-3 * max(grain, 1)), None)) is None:
+    if (found := next((grain for grain in _GRAINS_S if _rounded(since, grain)), None)) is None:
         return came, ""
     later, order = np.random.default_rng(0).random(len(came)) * found, np.argsort(came, kind="stable")
     apart = came.copy()
@@ -69,6 +70,12 @@ def spread(came: Times) -> tuple[Times, str]:
         f"its times are rounded to {written(float(found))} s, and up to {sharing.max():,} requests share one: each is taken "
         "to have come at random within that; times to the ms would tell"
     )
+
+
+def _rounded(since: Times, grain: float) -> bool:
+    """Whether different moments are different multiples of a grain: a burst that is shorter than that is one of them."""
+    multiples = np.round(since / grain)
+    return bool(np.abs(since - multiples * grain).max() <= _OFF_S and len(np.unique(multiples)) == len(since))
 
 
 def back_an_hour(came: Times) -> str:
@@ -128,6 +135,8 @@ def unit_note(unit: str, whose: str, came: Times) -> str:
     if (other := _other_unit(came)) is None:
         return ""
     name, seconds = other
+    if name == unit:
+        return ""
     return (
         f"its times are taken for {unit}, as {whose} has them: {_rate(came)}; where they are {name}, give --speed {seconds}"
     )
@@ -141,6 +150,8 @@ def undated_note(came: Times, field: str, *, with_durations: bool) -> str:
     if (other := _other_unit(came)) is None:
         return said
     name, seconds = other
+    if name == "seconds":
+        return said
     if with_durations and name == "milliseconds":
         return f"{said}; where they are milliseconds, call the field {field}_ms, for a duration was taken from each"
     return f"{said}; where they are {name}, give --speed {seconds}"

@@ -13,18 +13,20 @@ from simulator.tabular import Row
 
 MAKERS: Final = {
     "request_time": 1.0, "upstream_response_time": 1.0, "upstream_service_time": 1e-3, "use_time": 1.0,
-    "event.duration": 1e-9,
+    "event.duration": 1e-9, "properties.$ai_latency": 1.0,
 }  # fmt: skip
-"""Fields that say how long the request took in a unit that only their makers say, in seconds each: nginx's, Envoy's, One
-API's, and Elastic's."""
+"""Fields that say how long the request took in a unit that only their makers say, in seconds each: nginx's, Envoy's, New
+API's, Elastic's and PostHog's."""
 _ELASTICS: Final = "event.duration"
 _LEAST_S: Final = 1e-3
 """Less than this no request takes."""
 _IN_MS: Final = (
     ("duration", frozenset({"upstream_service_time"})), ("duration", frozenset({"tokens_in", "cached"})),
-    ("response_time", frozenset({"req_units"})), ("latency", frozenset({"llm_summary"})),
+    ("response_time", frozenset({"req_units"})), ("elapsed_time", frozenset({"quota"})),
+    ("latency", frozenset({"llm_summary"})),
 )  # fmt: skip
-"""Names without a unit that are in milliseconds beside such fields: Envoy's, Cloudflare's, Portkey's and APISIX's."""
+"""Names without a unit that are in milliseconds beside such fields: Envoy's, Cloudflare's, Portkey's, One API's and
+APISIX's."""
 _UNITS: Final = (
     (re.compile(r"ns|nanos\w*"), 1e-9), (re.compile(r"us|micros\w*"), 1e-6), (re.compile(r"ms|msecs?|millis\w*"), 1e-3),
     (re.compile(r"s|secs?|seconds"), 1.0),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from simulator.bodies import REQUESTS, opened
@@ -39,6 +39,9 @@ _NO_ARRIVAL: Final = re.compile(
     r"expir|updat|delet|modif|releas|birth|deploy|first|last|reset|cutoff|version|build|user|account|trained|retr|cancel|next"
 )
 """Words in names of times at which no request came."""
+_ANTHROPICS: Final = re.compile(r"anthropic|claude", re.IGNORECASE)
+"""Providers and models that count what a cache gave beside a prompt."""
+_MAKER: Final = re.compile(r"(?:^|_)(?:provider|vendor|system|model)(?:_|$)")
 _TEXTS: Final = frozenset({*REQUESTS, "prompt", "messages", "content", "text", "query", "question"})
 """Fields whose texts are somebody's words, whatever they look like."""
 _DEEPEST: Final = 4
@@ -144,9 +147,18 @@ def _usage(row: Row, pair: Pair) -> dict[str, Any]:
         elif path.startswith(ends):
             beside[outer] = value
     asked, given = pair.asked.removeprefix(ends), pair.given.removeprefix(ends)
-    if is_known(asked, given):
+    if is_known(asked, given) and (ends.endswith(".") or not ends or _counts_caches_beside(said)):
         return beside or {asked: said[pair.asked], given: said.get(pair.given)}
     return {**beside, "prompt_tokens": said[pair.asked], "completion_tokens": said.get(pair.given)}
+
+
+def _counts_caches_beside(said: Mapping[str, Any]) -> bool:
+    """Whether a row whose maker calls tokens by words of his own says that caches are beside a prompt: Anthropic's are."""
+    return any(
+        (isinstance(value, str) and _ANTHROPICS.search(value) is not None and _MAKER.search(words_of(name)) is not None)
+        or (folded(name).endswith("exclusive") and str(value).casefold() == "true")
+        for name, value in said.items()
+    )
 
 
 def _ends(asked: str, given: str) -> str:

@@ -31,6 +31,8 @@ from simulator.usage import USAGE, bodies, says_tokens, used
 
 _IN_MS: Final = frozenset({"timestamp_ms", "ts_ms"})
 """Times whose small numbers are milliseconds."""
+_DATABRICKS: Final = ("timestamp_ms", "execution_time_ms")
+"""A time, and the duration beside which it is when a request came."""
 _MADE: Final = frozenset({"created_at", "created"})
 _OF_ANSWERS: Final = frozenset({"chat.completion", "text_completion", "chat.completion.chunk", "response"})
 _NO_ANSWER: Final = re.compile(r"embed|rerank|score|classif|pooling|moderation", re.IGNORECASE)
@@ -173,6 +175,8 @@ def _is_of_an_answer(row: Row, stamp: str) -> bool:
 def _is_arrival(row: Row, stamp: str, at: float, took_s: float) -> bool:
     """Whether a time is when a request came though a duration stands beside it: where an end stands there too, and is as
     much later."""
+    if stamp == _DATABRICKS[0] and _DATABRICKS[1] in row:
+        return True
     end = first(row, ENDS)
     if end is None or not is_dated(row[end]):
         return False

@@ -57,7 +57,9 @@ _PLACES: Final = frozenset({"path", "uri", "url", "requesturi", "target", "route
 """Last names, as `folded` has them, of a request's status, method and path within objects."""
 _ANSWERS: Final = frozenset({"http", "response", "resp", "res", "result", "upstream"})
 _ASKED: Final = frozenset({"http", "request", "req", "url"})
-_TIMED: Final = frozenset({"http", "request", "response", "event", "timing", "timings", "latency", "latencies", "metrics"})
+_TIMED: Final = frozenset(
+    {"http", "request", "response", "event", "timing", "timings", "latency", "latencies", "metrics", "properties"}
+)
 """Objects, each within another of them, that are of the request itself: others have codes, paths and times of their own."""
 _DEEPEST: Final = 3
 NAMES: Final = frozenset(itertools.chain(

@@ -43,8 +43,8 @@ _INNER = ("log", "message", "line", "msg", "_source", "jsonPayload", "_raw")
 Splunk's."""
 _DEEPEST = 3
 """Collectors that keep each other's lines."""
-_LISTS: Final = ("data", "events", "logs", "entries", "records", "rows", "items")
-"""Under which APIs answer with many rows at once."""
+_LISTS: Final = ("data", "result", "results", "events", "logs", "entries", "records", "rows", "items", "value", "runs")
+"""Under which APIs answer with many rows at once, or with an object that has them so."""
 _OF_ONE: Final = frozenset({
     "usage", "model", "time", "timestamp", "ts", "messages", "starttime", "createdat", "requests", "starttimeunixnano",
     "timeunixnano", "startedat", "arrivals", "arrivaltime", "t", "created", "msec", "timelocal", "timeiso8601", "datetime",
@@ -59,15 +59,17 @@ _HEX = re.compile(r"((?<!\\)(?:\\\\)*)\\x([0-9A-Fa-f]{2})")
 """How nginx writes signs that it does not trust, as no JSON does."""
 _DECIMAL = re.compile(r"\s*-?\d+,\d+\s*")
 
-_EXPORTS: Final = (("resourceSpans", "scopeSpans", "spans"), ("resourceLogs", "scopeLogs", "logRecords"))
-"""How OpenTelemetry's collectors write a batch of spans, and one of lines."""
+_EXPORTS: Final = (
+    ("resourceSpans", "scopeSpans", "spans"), ("batches", "scopeSpans", "spans"),
+    ("resourceLogs", "scopeLogs", "logRecords"),
+)  # fmt: skip
+"""How OpenTelemetry's collectors, and Tempo, write a batch of spans, and one of lines."""
 
 
 class NotCsv(InputError):
     """What is no JSON is no CSV either."""
 
 
-@lru_cache(maxsize=4096)
 @lru_cache(maxsize=4096)
 def folded(name: object) -> str:
     """A column's name without case, spaces and signs: `Request tokens` and `request_tokens` are one."""
@@ -208,8 +210,11 @@ def _unwrapped(line: str) -> str:
 def _json_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
     for number, text, whole in _whole_lines(file, foreign=left_out is not None):
         try:
-            row = _parsed(file, number, text if left_out is None else _HEX.sub(r"\1\\u00\2", text))
-            yield from _expanded(file, number, row, collected=left_out is not None)
+            if left_out is None:
+                yield from _expanded(file, number, _parsed(file, number, text))
+                continue
+            for row in _documents(_HEX.sub(r"\1\\u00\2", text), f"{file}, line {number}"):
+                yield from _expanded(file, number, row, collected=True)
         except InputError:
             if left_out is None or (text.startswith("{") and whole):
                 raise
@@ -282,7 +287,10 @@ def _answered(row: dict[str, Any]) -> list[Any] | None:
         return list(hits["hits"])
     if not _OF_ONE.isdisjoint(map(folded, row)):
         return None
-    found = next((row[name] for name in _LISTS if isinstance(row.get(name), list)), None)
+    held = [row[name] for name in _LISTS if name in row]
+    found = next((one for one in held if isinstance(one, list)), None)
+    if found is None and (inner := next((one for one in held if isinstance(one, dict)), None)) is not None:
+        return _answered(inner) or (None if _OF_ONE.isdisjoint(map(folded, inner)) else [inner])
     return found if found and all(isinstance(one, dict) for one in found) else None
 
 
@@ -303,17 +311,24 @@ def _is_lines(head: str) -> bool:
 def _document_rows(file: Path, left_out: Counter[str] | None) -> Iterator[tuple[int, Row]]:
     with text_of(file, newline="\n", foreign=left_out is not None) as stream:
         text = stream.read().strip()
-    contents, at, decoder = list[Any](), 0, json.JSONDecoder()
-    while at < len(text):  # documents may stand one behind the other
+    contents = list[Any]()
+    for content in _documents(text, str(file)):
+        many = _answered(content) if isinstance(content, dict) and left_out is not None else None
+        contents += content if isinstance(content, list) else [content] if many is None else many
+    for number, row in enumerate(contents, 1):
+        yield from _expanded(file, number, row, collected=left_out is not None)
+
+
+def _documents(text: str, whose: str) -> Iterator[Any]:
+    """What stands in a text, one behind the other. Raises InputError where the rest is no JSON."""
+    decoder, between, at = json.JSONDecoder(), re.compile(r"[ \t\r\n,]*"), 0
+    while at < len(text):
         try:
             content, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}: is no JSON ({error})") from None
-        many = _answered(content) if isinstance(content, dict) and left_out is not None else None
-        contents += content if isinstance(content, list) else [content] if many is None else many
-        at = len(text) - len(text[end:].lstrip(" \t\r\n,"))
-    for number, row in enumerate(contents, 1):
-        yield from _expanded(file, number, row, collected=left_out is not None)
+            raise InputError(f"{whose}: is no JSON ({error})") from None
+        yield content
+        at = between.match(text, end).end()  # type: ignore[union-attr]
 
 
 def _exported(row: Row, path: tuple[str, ...]) -> Iterator[Row]:
@@ -325,6 +340,19 @@ def _exported(row: Row, path: tuple[str, ...]) -> Iterator[Row]:
     for one in inner if isinstance(inner, list) else ():
         if isinstance(one, dict):
             yield from _exported(one, path[1:])
+
+
+def _of_jaegers(span: dict[str, Any]) -> Row:
+    """A span of Jaeger's as OpenTelemetry has it: its times are microseconds, and its parent is a reference among others."""
+    tags, links = ([one for one in span.get(name) or () if isinstance(one, dict)] for name in ("tags", "references"))
+    said = {one["key"]: one.get("value") for one in tags if isinstance(one.get("key"), str)}
+    parent = next((one.get("spanID") for one in links if one.get("refType") == "CHILD_OF"), None)
+    began = {"startTimeUnixNano": span["startTime"] * 1_000} if isinstance(span.get("startTime"), int) else {}
+    return {
+        "traceId": span.get("traceID"), "spanId": span.get("spanID"), "parentSpanId": parent,
+        "name": span.get("operationName"),
+        "attributes": said, **began,
+    }  # fmt: skip
 
 
 def _parsed(file: Path, number: int, text: str) -> Any:
@@ -342,6 +370,9 @@ def _expanded(
     if collected and (many := _answered(row)) is not None:
         for one in many:
             yield from _expanded(file, number, one, of_all, collected=True)
+        return
+    if collected and "traceID" in row and isinstance(row.get("spans"), list):
+        yield from ((number, _of_jaegers(one)) for one in row["spans"] if isinstance(one, dict))
         return
     if collected:
         row = _inner(row)

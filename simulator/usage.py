@@ -20,13 +20,15 @@ _USAGES: Final = ("usage", "usageDetails", "usage_details", "usageMetadata", "us
 FLAT: Final = (
     *USAGE, ("native_tokens_prompt", "native_tokens_completion"), ("prompt_tokens", "output_tokens"),
     ("genai_tokens_input", "genai_tokens_output"),
-    ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"), ("tokens_prompt", "tokens_completion"),
+    ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"),
+    ("gen_ai.usage.prompt_tokens", "gen_ai.usage.completion_tokens"),
+    ("llm.usage.prompt_tokens", "llm.usage.completion_tokens"), ("tokens_prompt", "tokens_completion"),
     ("tokens_in", "tokens_out"), ("in_tokens", "out_tokens"), ("num_prompt_tokens", "num_completion_tokens"),
     ("num_input_tokens", "num_output_tokens"), ("llm_input_token", "llm_output_token"), ("prompt_eval_count", "eval_count"),
     ("req_units", "res_units"), ("inputTokenCount", "outputTokenCount"),
 )  # fmt: skip
 """The same among a line's own fields; OpenRouter's, in the model's own tokens before those of one tokenizer for all models;
-Envoy's, OpenTelemetry's, Cloudflare's, Ollama's, Portkey's and Bedrock's names."""
+Envoy's, OpenTelemetry's of today and before (vLLM's spans), Cloudflare's, Ollama's, Portkey's and Bedrock's names."""
 _BEDROCKS: Final = ("inputTokenCount", "outputTokenCount")
 """What Bedrock's log keeps under `input` and `output`."""
 _READ: Final = (

@@ -38,6 +38,35 @@ def test_the_unit_of_times_that_are_no_dates_is_told(of: Any, rate: float, said:
     assert said in told(found)
 
 
+@pytest.mark.parametrize(
+    ("each", "n", "rate"),
+    [(lambda i: float(i // 100), 600, 100.0), (lambda i: (i // 3) * 1e-3, 1500, 3000.0)],
+    ids=["s", "ms"],
+)
+def test_a_short_burst_is_no_hour(each: Any, n: int, rate: float, tmp_path: Path) -> None:
+    """Whole seconds of six are multiples of one second, not all of one hour; times to the ms are as they are."""
+    found = requests_of(tmp_path, lines(*({"time": stamp(each(i)), "usage": USED} for i in range(n))))
+    assert found.rate_per_s == pytest.approx(rate, rel=0.02)
+
+
+def test_batches_at_each_full_hour_stay_batches(tmp_path: Path) -> None:
+    """120 within five seconds of it: rounded to whole seconds, not to hours."""
+    came = [3600.0 * hour + second for hour in range(12) for second in range(5) for _ in range(24)]
+    found = requests_of(tmp_path, lines(*({"time": stamp(s), "usage": USED} for s in came)))
+    assert (found.arrival_s < 6).sum() == 120
+    assert "rounded to 1 s" in told(found)
+
+
+def test_times_to_the_hour_are_spread_over_it(tmp_path: Path) -> None:
+    rows = [f"{stamp(3600 * hour)},300,50" for hour in range(24) for _ in range(10)]
+    assert "rounded to 3600 s" in told(requests_of(tmp_path, table(HEAD, *rows), "own.csv"))
+
+
+def test_databricks_time_is_when_a_request_came(tmp_path: Path) -> None:
+    rows = [{"timestamp_ms": 1793696400000 + 2000 * i, "execution_time_ms": 500 + 9000 * i, "usage": USED} for i in range(2)]
+    assert requests_of(tmp_path, lines(*rows)).arrival_s.tolist() == [0, 2]
+
+
 def test_a_field_that_says_milliseconds_is_in_milliseconds(tmp_path: Path) -> None:
     """Beside a duration, which --speed would not mend: the unknown unit's note says so."""
     rows = [f"{60000 * i + 9000},5,3,8" for i in range(30)]

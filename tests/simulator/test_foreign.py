@@ -11,7 +11,7 @@ import pytest
 
 from simulator.arrivals import RecordedRequests
 from simulator.errors import InputError
-from tests.simulator.logs import USED, at, lines, requests_of
+from tests.simulator.logs import USED, at, lines, requests_of, told
 
 Read = Callable[..., RecordedRequests]
 
@@ -65,6 +65,18 @@ def test_usage_in_other_words_has_its_caches_and_thought(
 ) -> None:
     found = read(lines(*rows(1, data={"inner": usage})))
     assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([prompt], [answer])
+
+
+@pytest.mark.parametrize(
+    ("said", "prompt"),
+    [({"$ai_provider": "openai"}, 10), ({"$ai_provider": "anthropic"}, 14), ({"$ai_cache_reporting_exclusive": True}, 14)],
+    ids=["openai", "anthropic", "exclusive"],
+)
+def test_posthogs_caches_are_a_part_of_prompts_but_anthropics(said: dict[str, Any], prompt: int, read: Read) -> None:
+    own = {"$ai_input_tokens": 10, "$ai_output_tokens": 3, "$ai_cache_read_input_tokens": 4, "$ai_latency": 2.5}
+    found = read(lines(*rows(2, event="$ai_generation", properties={**own, **said})))
+    assert found.prompt_tokens.tolist() == [prompt] * 2
+    assert "properties.$ai_latency stands beside it" in told(found)
 
 
 TIMES: dict[str, tuple[dict[str, Any], bool]] = {

@@ -52,6 +52,37 @@ WRAPPED: dict[str, str] = {
     "compose": "".join(f"gateway-1  | {line}\n" for line in TWO.splitlines()),
     "CloudWatch": "".join(f"2026-11-03T10:00:00.000Z {line}\n" for line in TWO.splitlines()),
     "indented, one behind the other": "".join(json.dumps(json.loads(line), indent=2) + "\n" for line in TWO.splitlines()),
+    "one behind the other on one line": "".join(TWO.splitlines()),
+    "Cloudflare's answer": json.dumps(
+        {"success": True, "result": [json.loads(line) for line in TWO.splitlines()], "result_info": {"page": 1}}
+    ),
+    "an answer's page": json.dumps(
+        {"success": True, "data": {"page": 1, "total": 2, "items": [json.loads(line) for line in TWO.splitlines()]}}
+    ),
+    "an answer a line": lines(*({"data": json.loads(line)} for line in TWO.splitlines())),
+    "vLLM's spans": lines(*(
+        {"name": "llm_request", "startTimeUnixNano": str(1_793_000_000_000_000_000 + i * 10**9), "attributes": [
+            {"key": "gen_ai.usage.prompt_tokens", "value": {"intValue": "5"}},
+            {"key": "gen_ai.usage.completion_tokens", "value": {"intValue": "3"}},
+        ]} for i in (0, 2)
+    )),
+    "Tempo's": json.dumps({"batches": [{"scopeSpans": [{"spans": [
+        {"name": "chat m", "startTimeUnixNano": str(1_793_000_000_000_000_000 + i * 10**9), "attributes": [
+            {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "5"}},
+            {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "3"}},
+        ]} for i in (0, 2)
+    ]}]}]}),
+    "Jaeger's": json.dumps({"data": [
+        {"traceID": f"t{i}", "spans": [
+            {"traceID": f"t{i}", "spanID": f"a{i}", "operationName": "agent", "startTime": 1_793_000_000_000_000 + i * 10**6,
+             "duration": 9_000_000, "references": [], "tags": [{"key": "gen_ai.operation.name", "value": "invoke_agent"}]},
+            {"traceID": f"t{i}", "spanID": f"s{i}", "operationName": "chat", "startTime": 1_793_000_000_000_000 + i * 10**6,
+             "duration": 5_000_000, "references": [{"refType": "CHILD_OF", "traceID": f"t{i}", "spanID": f"a{i}"}], "tags": [
+                 {"key": "gen_ai.usage.input_tokens", "type": "int64", "value": 5},
+                 {"key": "gen_ai.usage.output_tokens", "type": "int64", "value": 3},
+             ]},
+        ]} for i in (0, 2)
+    ]}),
     "a stray line": "null\n" + TWO + "42\n",
     "an API's answer": json.dumps({"object": "list", "data": [json.loads(line) for line in TWO.splitlines()]}, indent=1),
     "an API's answer, on one line": json.dumps({"logs": [json.loads(line) for line in TWO.splitlines()]}),
