@@ -168,8 +168,15 @@ def notes_of(advice: Advice) -> list[str]:
     """What is to be known of those words; nothing where all stays as it is."""
     from harness.served.advice import engine_of, fields_of
 
-    fields, told = fields_of(advice), engine_of(advice.server).spelled_notes
-    return list(told(fields)) if fields and told is not None and advice.verdict != "keep" else []
+    fields, engine = fields_of(advice), engine_of(advice.server)
+    if not fields or advice.verdict == "keep":
+        return []
+    notes = [] if engine.spelled_notes is None else list(engine.spelled_notes(fields))
+    if engine.flags.speculative and advice.server.settings.besides is None:
+        notes.append(
+            "these words are all that is set of drafting: add what else the server was started with, which no file says"
+        )
+    return notes
 
 
 def files_of(advice: Advice) -> Mapping[str, str]:

@@ -136,6 +136,11 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
 
     before = mean(own.__getitem__)
     gains = np.stack([mean(lambda _, k=k: k) / before - 1 for k in range(least, most_known + 1)], 1)  # type: ignore[misc]
+
+    def loses(k: int) -> bool:
+        """Whether a K for all loads likely gives less than was served at one of them."""
+        return any(float(np.median(_gain_of(speeds[r], k - least, own[r] - least))) < -WORTH for r in weights)
+
     k, _ = _chosen(gains, least, min((tops[r] for r in weights), default=least - 1))
     k, rows = 0 if useless else k, rows_of(at, ran)
     verdict: Verdict = "keep" if k is None else "off" if k == 0 else "set"
@@ -145,7 +150,8 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         by_batch = mean(lambda r: k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         whole = Estimate.of(by_batch)
-        surer = k is not None and whole.low >= gain.low  # a K that was not timed is unsure: no reason to prefer it
+        # A K that was not timed is unsure: no reason to prefer it, nor to lose with it where a table keeps what was served.
+        surer = k is not None and (whole.low >= gain.low or (whole.low > 0 and loses(k)))
         if more.value > WORTH and (more.low > -WORTH / 2 or surer):
             verdict, gain, k = "by_batch", whole, max(k for _, _, k in rows)
     k = gamma if k is None else k
@@ -394,7 +400,7 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     fields[names.tokens] = advice.k
     if rows := advice.rows or (settings.table if advice.verdict == "keep" else ()):
         fields[names.batch_rows] = list(rows)
-    return fields
+    return fields | {name: value for name, value in settings.besides or () if name not in fields}
 
 
 def _takes_rows(server: Server, kind: str) -> bool:

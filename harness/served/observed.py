@@ -248,6 +248,8 @@ class Settings:
     """(first, last, K) by running requests, where K changes with them."""
     adaptive: bool = False
     """Whether it verifies less than it drafts, by its own policy."""
+    besides: tuple[tuple[str, object], ...] | None = None
+    """(name, value) of whatever else its configuration of drafting says, as the engine has it; None where nobody says."""
     request_cap: int | None = None
     temperature: float | None = None
     speculates: bool | None = None
@@ -272,7 +274,9 @@ class Settings:
         """What either says; this one's where both do."""
         names = self.__dataclass_fields__
         own = {name: getattr(self, name) for name in names}
-        missing = {name for name, value in own.items() if value is None or value == "" or value == ()}
+        missing = {
+            name for name, value in own.items() if value is None or value == "" or (value == () and getattr(other, name))
+        }
         merged = {name: getattr(other, name) if name in missing else value for name, value in own.items()}
         return Settings(**{**merged, "adaptive": self.adaptive or other.adaptive})
 

@@ -29,7 +29,9 @@ _HALF: Final = 0.005
 """By how much a mean length may be off as it is written."""
 _SURE: Final = 0.1
 """Where that leaves less than this share of the number of drafts open, it is the mean's."""
-_POSITIONS: Final = re.compile(r"acc per pos = \(([\d., ]+)\)")
+_MOSTLY: Final = 0.9
+"""Share of the requests whose drafts must be whole before a server's are."""
+_POSITIONS: Final = re.compile(r"(?:acc per pos|acceptance rate per position) = \(([\d., ]+)\)")
 _TYPE: Final = re.compile(r"adding speculative implementation '([\w-]+)'")
 _DRAFTER: Final = re.compile(r"loading draft model '([^']+)'")
 _MOST: Final = re.compile(r"- n_max=(\d+)")
@@ -112,17 +114,19 @@ def _read(texts: Sequence[Text]) -> Observation:
         request_steps=sum(one.steps for one in served) if len(served) == len(counts)
         else max(generated - len(counts) - drafts.accepted, drafts.drafts),
         told_apart=tuple(served) if len(served) == len(counts) else (), notes=tuple(notes),
-        remarks=() if most or not drafts.drafts or _is_known(gamma, drafts, served) else (
+        remarks=() if most or not drafts.drafts or _is_known(gamma, drafts, served, each) else (
             f"no line says how many tokens a draft may have (-lv 4 does): the longest had {gamma} on average, and where it "
             "is to be kept, leave it as it is set",
         ),
     )  # fmt: skip
 
 
-def _is_known(gamma: int, drafts: Drafts, served: Sequence[ServedRequest]) -> bool:
-    """Whether drafts show their most: by positions, or some request's were all as long."""
-    own = [one.drafts for one in served if one.drafts.drafts >= _FULL]
-    return len(drafts.accepted_at) == gamma or any(one.drafted == gamma * one.drafts for one in own)
+def _is_known(gamma: int, drafts: Drafts, served: Sequence[ServedRequest], each: Sequence[_Found]) -> bool:
+    """Whether drafts show their most: by positions, or all were as long; where no mean tells that, some request's were."""
+    if len(drafts.accepted_at) == gamma or all(found.whole for found in each):
+        return True
+    own = [one.drafts for one in served if one.drafts.drafts >= _FULL and all(found.whole is None for found in each)]
+    return any(one.drafted == gamma * one.drafts for one in own)
 
 
 def _is_plain(text: Text) -> bool:
@@ -223,6 +227,8 @@ class _Found(NamedTuple):
     """Lines of nobody."""
     shared: Drafts | None
     """All drafts, where slots share what drafts and those of some requests cannot be told."""
+    whole: bool | None
+    """Whether all drafts may be as long as the longest, but for a request's last; None where nothing tells."""
 
     @property
     def drafts(self) -> Drafts:
@@ -236,15 +242,17 @@ def _requests(text: Text) -> _Found:
     writers = list(by.values())
     if not all(any(map(kind.search, own)) for own in writers for kind in (_PROMPT, _OUTPUT)):
         writers, lost = [text.lines], 0  # what stands before lines is no server's name
-    found, size, shared = list[_Request](), _most(text), list[Drafts | None]()
+    found, size, shared, whole = list[_Request](), _most(text), list[Drafts | None](), list[bool]()
     for lines in writers:
         every, drafted = list[_Request](), 0
-        for own in _told(lines):
+        ended = [own for own in _told(lines) if _OUTPUT.search(own.get("output", ""))]
+        sizes = _sizes(ended, size)
+        whole += [] if sizes.whole is None else [sizes.whole]
+        for own in ended:
             output, prompt = _OUTPUT.search(own.get("output", "")), _PROMPT.search(own.get("prompt", ""))
-            if output is None:
-                continue
+            assert output is not None
             try:
-                drafts = _drafts(own, size)
+                drafts = _drafts(own, sizes)
             except ValueError as error:
                 raise InputError(f"{text.name}: {own['drafts'].strip()}: {error}") from None
             every.append(_Request(int(prompt[2]) if prompt else None, int(output[2]), float(output[1]) / 1e3, drafts))
@@ -253,20 +261,64 @@ def _requests(text: Text) -> _Found:
         unknown = any(one.drafts is None for one in every)
         shared.append(_shared(lines, drafted) if unknown else pooled([one.drafts for one in every if one.drafts]))
     told = all(one.drafts is not None for one in found)
-    return _Found(found, lost, None if told or None in shared else pooled([one for one in shared if one is not None]))
+    in_all = None if told or None in shared else pooled([one for one in shared if one is not None])
+    return _Found(found, lost, in_all, all(whole) if whole else None)
 
 
-def _drafts(own: dict[str, str], size: int) -> Drafts | None:
-    """What became of a request's drafts, of `size` tokens at most (0: nobody says): `NOTHING` without any, None where their
-    number cannot be told."""
+class _Sizes(NamedTuple):
+    """How long a server's drafts are."""
+
+    most: int
+    """Tokens of the longest, or what they must be at least where nobody says; 0 where nothing does."""
+    whole: bool | None
+    """Whether all drafts may be that long, but for a request's last; None where no mean of theirs is written."""
+
+
+def _sizes(told: Sequence[dict[str, str]], size: int) -> _Sizes:
+    """By what lines say of requests; `size` is of the server's start, 0 where that is not there.
+
+    No draft is longer than the longest, so there are as many as tokens by that at least: what a written mean leaves open
+    tells the longest from below, never one more than it is.
+    """
+    means = [found for own in told if (found := _of_a_mean(own)) is not None]
+    most = size or max((math.ceil(one.drafted / one.most - 1e-9) for one in means if one.most < math.inf), default=0)
+    whole = [one.least - 1 <= math.ceil(one.drafted / most) <= one.most for one in means] if most else []
+    return _Sizes(most, sum(whole) >= _MOSTLY * len(whole) if whole else None)
+
+
+class _Mean(NamedTuple):
+    """How many drafts a mean of tokens, written to 0.01, leaves open."""
+
+    drafted: int
+    accepted: int
+    least: float
+    most: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it leaves few enough open."""
+        return self.most - self.least < 1 + _SURE * self.least
+
+
+def _of_a_mean(own: dict[str, str]) -> _Mean | None:
+    """None where no mean is written, or nothing was accepted, which tells nothing of their number."""
+    line = _DRAFTS.search(own.get("drafts", ""))
+    if line is None or line[4] is None or not int(line[2]) or not int(line[3]):
+        return None
+    accepted, more = int(line[2]), float(line[4]) - 1
+    return _Mean(int(line[3]), accepted, accepted / (more + _HALF), accepted / (more - _HALF) if more > _HALF else math.inf)
+
+
+def _drafts(own: dict[str, str], sizes: _Sizes) -> Drafts | None:
+    """What became of a request's drafts: `NOTHING` without any, None where their number cannot be told."""
     line = _DRAFTS.search(own.get("drafts", ""))
     if line is None:
         return NOTHING
     accepted, drafted = int(line[2]), int(line[3])
     if not drafted:
         return NOTHING
-    if accepted and line[4] is not None:
-        number = _rounded(accepted, drafted, float(line[4]), size, own)
+    if (mean := _of_a_mean(own)) is not None:
+        number = _number(mean, sizes, own)
     elif not (number := _counted(own, drafted, accepted)):
         return None
     at = _POSITIONS.search(own.get("at", ""))
@@ -275,16 +327,17 @@ def _drafts(own: dict[str, str], size: int) -> Drafts | None:
     return Drafts(drafts=number, drafted=drafted, accepted=accepted, accepted_at=tuple(map(float, counts)))
 
 
-def _rounded(accepted: int, drafted: int, mean: float, size: int, own: dict[str, str]) -> float:
-    """Drafts of which a mean of tokens, written to 0.01, is: of those that it leaves open, as few as their size lets, since
-    most drafts are whole where little is accepted."""
-    most = accepted / (mean - 1 - _HALF) if mean - 1 > _HALF else math.inf
-    least = accepted / (mean - 1 + _HALF)
-    if most - least < 1 + _SURE * least:
-        return float(max(1, round(accepted / (mean - 1))))
+def _number(mean: _Mean, sizes: _Sizes, own: dict[str, str]) -> float:
+    """Drafts of a request, of those that its mean leaves open: as many as are whole where a server's are, and else as few as
+    their size lets where that is much, since most drafts are whole where little is accepted."""
+    fewest = math.ceil(mean.drafted / sizes.most) if sizes.most else 1
+    if sizes.whole and mean.least - 1 <= fewest <= mean.most:
+        return float(max(fewest, math.ceil(mean.least - 1e-9)))  # its last ones may be short, too
+    if mean.is_sure:
+        return float(max(1, fewest, round(2 / (1 / mean.least + 1 / mean.most))))
     output = _OUTPUT.search(own.get("output", ""))
-    most = min(most, float(output[2]) if output else math.inf, drafted)
-    return float(max(1, round(min(max(least, drafted / size if size else least), most))))
+    most = min(mean.most, float(output[2]) if output else math.inf, mean.drafted)
+    return float(max(1, round(min(max(mean.least, mean.drafted / sizes.most if sizes.most else mean.least), most))))
 
 
 def _counted(own: dict[str, str], drafted: int, accepted: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from harness.served.observed import Settings
 from simulator.numbers import counted
+from simulator.serving.vllm import VLLM
 
 _CONFIG: Final = re.compile(r"speculative_config=SpeculativeConfig\(([^)]*)\)|speculative_config=(None)")
 _VERSION: Final = re.compile(r"Initializing a V1 LLM engine \(v([\w.+]+)\) with config: model='([^']*)'")
@@ -18,6 +19,11 @@ _SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
 _PART: Final = re.compile(r"'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[(\[{)\]},]")
 """A quoted text, a bracket or a comma."""
+_OWN: Final = frozenset({
+    VLLM.fields.method, VLLM.fields.checkpoint, VLLM.fields.tokens, VLLM.fields.batch_rows, "synthetic_acceptance_rates",
+    "synthetic_acceptance_length",
+})  # fmt: skip
+"""What advice is about, and what is no drafting."""
 UNKNOWN: Final = Settings(engine="vLLM")
 """What a log says that does not hold how its server started."""
 
@@ -103,7 +109,13 @@ def _of_speculative(config: dict[str, Any]) -> Settings:
         gamma=tokens if isinstance(tokens, int) and tokens > 0 else None, table=rows,
         drafting={"greedy": "greedy", "probabilistic": "sampled"}.get(method) if isinstance(method, str) else None,  # type: ignore[arg-type]
         adaptive=bool(config.get("enable_adaptive_verification")), speculates=True,
+        besides=tuple((name, value) for name, value in config.items() if name not in _OWN and _is_json(value)),
     )  # fmt: skip
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value can be given as it is: None is nothing said, and an object's name is no value."""
+    return isinstance(value, int | float | list | dict) or (isinstance(value, str) and not value.startswith("<"))
 
 
 def _is_table(table: Any) -> bool:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
 from harness.served.by_batch import AtLoad, off_from, rows_of
 from harness.served.expected import Estimate
+from tests.harness.served.advising import run
+from tests.harness.served.writing import Truth, vllm_log
 
 LOADS = (2, 4, 8, 16, 32)
 
@@ -46,3 +53,21 @@ def test_what_was_served_stays_where_nothing_is_surely_better() -> None:
 def test_off_from_where() -> None:
     assert off_from(((1, 6, 3), (7, 32, 0))) == 7
     assert off_from(((1, 6, 3),)) is None
+
+
+@pytest.mark.parametrize(("beyond_s", "draft_s"), [(8e-5, 0.003), (12e-5, 0.0022)])
+def test_a_table_that_loses_nowhere_stands_before_one_k_that_does(beyond_s: float, draft_s: float, tmp_path: Path) -> None:
+    """Beyond a knee a smaller K gains a third or more, and below it less than was served."""
+    truth = Truth(survival=(0.75, 0.57, 0.44, 0.34), base_s=0.012, draft_s=draft_s, knee=150, beyond_s=beyond_s)
+    loads = [2] * 12 + [8] * 12 + [24] * 12 + [64] * 12
+    (tmp_path / "k.log").write_text(vllm_log(truth, loads))
+    (tmp_path / "none.log").write_text(vllm_log(truth, loads, seed=1, k=lambda _: 0, method=""))
+    told = json.loads(run("advise", tmp_path / "k.log", tmp_path / "none.log", "--json").stdout)
+    assert max(truth.speed(1, n) / truth.speed(4, n) for n in (2, 8, 24)) < 0.94
+    assert max(truth.speed(k, 64) / truth.speed(4, 64) for k in (1, 2)) > 1.3
+    assert told["verdict"] == "by_batch"
+    for load in told["at_loads"]:
+        n = load["running"]
+        k = next(k for first, last, k in told["rows"] if first <= n <= last)
+        assert truth.speed(k, n) > 0.99 * truth.speed(4, n)
+        assert load["gain"]["low"] - 0.001 <= truth.speed(k, n) / truth.speed(4, n) - 1 <= load["gain"]["high"] + 0.001
