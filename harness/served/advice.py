@@ -150,9 +150,9 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
         by_batch = mean(lambda r: k_at(rows, r)) / before - 1
         more = Estimate.of(by_batch - (gains[:, k - least] if k is not None else 0.0))
         whole = Estimate.of(by_batch)
-        # A K that was not timed is unsure: no reason to prefer it, nor to lose with it where a table keeps what was served.
-        surer = k is not None and (whole.low >= gain.low or (whole.low > 0 and loses(k)))
-        if more.value > WORTH and (more.low > -WORTH / 2 or surer):
+        surer = k is not None and whole.low >= gain.low  # a K that was not timed is unsure: no reason to prefer it
+        spares = k is not None and loses(k) and more.value > 0 and whole.low > 0
+        if spares or (more.value > WORTH and (more.low > -WORTH / 2 or surer)):
             verdict, gain, k = "by_batch", whole, max(k for _, _, k in rows)
     k = gamma if k is None else k
     chosen = {r: own[r] if verdict == "keep" else k_at(rows, r) if verdict == "by_batch" else k for r in sorted(weights)}

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.served.observed import Drafts, Observation, Point, kind_of_method, one_hot
+from simulator.numbers import four_digits
 
 _SURE: Final = 3.0
 """Standard errors, requests taken to differ, beyond which two sources are said to differ."""
@@ -82,12 +83,12 @@ def measured_alike(points: Sequence[Point], step_tokens: float | None) -> list[s
     """What benchmarks with drafts and without say of the same load, in sentences: a step with drafts is no shorter than one
     without, so that nobody gains more than the tokens of a step."""
     said = []
-    for one in points:
+    for one in sorted(points, key=lambda one: one.concurrency):
         plain = next((p for p in points if p.what == "none" and p.concurrency == one.concurrency), None)
         if one.what == "none" or plain is None or not plain.output_tok_s:
             continue
         times = one.output_tok_s / plain.output_tok_s
-        both = f"{one.output_tok_s:.3g} tokens/s with drafts, {plain.output_tok_s:.3g} without"
+        both = f"{four_digits(one.output_tok_s)} tokens/s with drafts, {four_digits(plain.output_tok_s)} without"
         told = f"at concurrency {one.concurrency:g} {both}"
         if step_tokens is not None and times > _TOO_MUCH * step_tokens:
             told += f": {times:.1f} times, where a step gives {step_tokens:.2f}: the two were NOT measured alike"

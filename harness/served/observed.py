@@ -312,6 +312,8 @@ class Observation:
     told_apart: tuple[ServedRequest, ...] = ()
     intervals: tuple[Interval, ...] = ()
     points: tuple[Point, ...] = ()
+    benched: tuple[Interval, ...] = ()
+    """What a benchmark ran, each a stretch of one load: times of steps, and no load that was served."""
     steps: tuple[TimedStep, ...] = ()
     """Steps whose parts were timed."""
     context_capacity: int | None = None

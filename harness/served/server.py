@@ -79,6 +79,8 @@ class Server:
     baseline: tuple[Interval, ...]
     """The same of another server beside it, which does not draft: times of steps, and no load of this one's."""
     points: tuple[Point, ...]
+    benched: tuple[Interval, ...]
+    """What benchmarks ran, with drafts and without; empty where a log times steps itself."""
     steps: tuple[TimedStep, ...]
     """Steps whose parts were timed."""
     context_capacity: int | None
@@ -235,6 +237,7 @@ def together(observations: Sequence[Observation], said: Sequence[str] = (), name
         in_order=tuple(own),
         baseline=tuple(i for i in _stretches(beside) if i.plain),
         points=points,
+        benched=() if any(one.intervals for one in observations) else tuple(i for one in observations for i in one.benched),
         steps=tuple(s for one in observations for s in one.steps),
         context_capacity=next((one.context_capacity for one in observations if one.context_capacity), None),
         context=None if prompt is None or output is None else prompt + output / 2, prompt_tokens=prompt,

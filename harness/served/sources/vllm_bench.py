@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
-from harness.served.observed import NOTHING, Drafts, Observation, Point, Settings
+from harness.served.observed import NOTHING, Drafts, Interval, Observation, Point, Settings
 from harness.served.text import Text
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -16,6 +16,8 @@ _ALONE: Final = (0.9, 1.05)
 """Mean time between chunks over mean time per token, where a chunk holds one token: the one is over chunks, the other over
 requests. A captured server without drafts gave 0.98 and 1.00, one whose look-up gave 1.3 tokens a step 1.32."""
 
+_CHUNKS: Final = 0.3
+"""By how much the time between chunks may be off that of a step, by tokens and steps: else a chunk is no step."""
 _WARM_UP: Final = -1
 """Number of the run that `vllm bench sweep serve` makes before those that it measures."""
 _ENGINES: Final = {"sglang": "SGLang", "tensorrt-llm": "TensorRT-LLM", "llama.cpp": "llama.cpp"}
@@ -75,6 +77,25 @@ def _observation(text: Text, one: Mapping[str, Any]) -> Observation:
         ),
         drafts=drafts, requests=requests, prompt_tokens=count("total_input_tokens"), generated=output,
         request_steps=steps, points=points, notes=tuple(notes),
+        benched=() if not points or drafts is None or steps is None else _benched(one, points[0], drafts, steps),
+    )  # fmt: skip
+
+
+def _benched(one: Mapping[str, Any], point: Point, drafts: Drafts, steps: float) -> tuple[Interval, ...]:
+    """Its load as a stretch, whose step is what passes between two chunks; nothing where chunks hold more."""
+    chunk, token, seconds = (one.get(name) for name in ("mean_itl_ms", "mean_tpot_ms", "duration"))
+    known = [x for x in (chunk, token, seconds) if isinstance(x, int | float) and not isinstance(x, bool) and x > 0]
+    if len(known) < 3:
+        return ()
+    step_ms = known[1] * (1 + drafts.accepted / steps)
+    if abs(known[0] / step_ms - 1) > _CHUNKS:
+        return ()
+    return (
+        Interval(
+            seconds=known[2], running=point.concurrency, steady=True, generated_tok_s=point.output_tok_s,
+            prompt_tok_s=float(one["total_input_tokens"]) / known[2], drafts=drafts if drafts.drafts else None,
+            plain=not drafts.drafts, step_s=known[0] / 1e3,
+        ),
     )  # fmt: skip
 
 
