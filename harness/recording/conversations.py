@@ -34,7 +34,7 @@ from simulator.spelling import STATUSES
 
 FORMS = '"turns" (texts), "messages" (role and content), "conversations" (from and value) or "prompt" (a text)'
 """What a row must have one of."""
-_ASKED: Final = ("prompt", "instruction", "question", "problem")
+_ASKED: Final = ("prompt", "instruction", "question", "problem", "question_content", "instruct_prompt")
 """Under which data sets keep a text that is asked."""
 _SAID: Final = ("response", "completion", "output")
 """Under which they keep the text that answers it, whoever wrote it; GSM8K's `answer` is no model's."""

@@ -56,6 +56,8 @@ _ALIKE: Final = 1.25
 """Loads that are compared."""
 _BENCHED: Final = 3
 """Loads of benchmarks, with drafts and without, that are compared: each is of many more steps than a stretch of a log."""
+_OFF_RUNS: Final = 0.01
+"""What steps with drafts and without are off by beside chance, at least: they are of two runs."""
 _OFF_BENCHED: Final = 0.03
 """What two benchmarks of one load are off by."""
 
@@ -329,7 +331,7 @@ def _misfit(loads: Floats, drafts: npt.NDArray[np.bool_], off: Floats) -> float:
     bins = 2 * np.digitize(loads, edges) + drafts
     own = [off[bins == one] for one in np.unique(bins)]
     left = [one.mean() ** 2 - one.var(ddof=1) / len(one) for one in own if len(one) >= FEWEST]
-    return float(np.sqrt(max(np.mean(left), 0.0))) if left else 0.0
+    return float(np.sqrt(max(np.mean(left), _OFF_RUNS**2))) if left else _OFF_RUNS
 
 
 @dataclass(frozen=True)

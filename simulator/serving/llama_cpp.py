@@ -34,7 +34,13 @@ _MOD, _LEAST, _LEAST_UNLESS_SET = "ngram-mod", "--spec-ngram-mod-n-min", 48
 _CACHE, _OF_CACHE = "ngram-cache", 8
 _SOME: Final = "ngram"
 """A look-up of which nobody says which it is."""
-_NAMED: Final = {_SOME: "METHOD", "draft_model": "draft-simple", "mtp": "draft-mtp", "dflash": "draft-dflash"}
+_NAMED: Final = {
+    _SOME: "METHOD",
+    "draft_model": "draft-simple",
+    "draft": "draft-simple",
+    "mtp": "draft-mtp",
+    "dflash": "draft-dflash",
+}
 """Its words for kinds of drafters."""
 
 

@@ -77,6 +77,8 @@ def test_a_gateways_row_says_the_same_in_any_form(form: str) -> None:
         ({"instruction": "a"}, "a", None),
         ({"question": "a", "answer": "It is 3. #### 3"}, "a", None),
         ({"problem": "a", "solution": "b", "answer": "3"}, "a", None),
+        ({"question_title": "b", "question_content": "a"}, "a", None),
+        ({"task_id": "b", "instruct_prompt": "a", "complete_prompt": "c"}, "a", None),
         ({"messages": [user("a")], "response": "b", "usage": {"completion_tokens": 2}}, "a", Reply("b", tokens=2)),
         ({"messages": [user("a"), said("b")], "output": "b"}, "a", Reply("b")),
         ({"prompt": "a", "response": "b", "temperature": 0.5}, "a", Reply("b", sampling={"temperature": 0.5})),

@@ -189,6 +189,7 @@ def test_llama_cpps_gpus_share_every_layer(gpus: int, told: bool) -> None:
     ("method", "k", "words"),
     [
         ("draft-simple", 5, "--spec-type draft-simple -md d.gguf --spec-draft-n-max 5"),
+        ("draft", 5, "--spec-type draft-simple -md d.gguf --spec-draft-n-max 5"),
         ("draft-eagle3", 5, "--spec-type draft-eagle3 -md d.gguf --spec-draft-n-max 5"),
         ("ngram-simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),
         ("ngram_simple", 5, "--spec-type ngram-simple --spec-ngram-simple-size-m 5"),  # as its sums write it

@@ -42,6 +42,8 @@ _NEAR: Final = 4
 """Lines after which a logger's copy stands at most."""
 _TURNS: Final = 8
 """Gaps that tell whether two servers take turns."""
+_V0: Final = "Speculative metrics: "
+"""How the line of drafts begins of the engine before this one."""
 _APART_S: Final = 2.0
 """By which the two differ at least: stamps are of whole seconds."""
 _MOSTLY: Final = 0.9
@@ -72,11 +74,13 @@ class VllmLog:
     """See the module."""
 
     name: ClassVar[str] = "vLLM's log"
-    counts: ClassVar[str] = "Avg generation throughput: |SpecDecoding metrics: |non-default args: |V1 LLM engine "
+    counts: ClassVar[str] = (
+        "Avg generation throughput: |SpecDecoding metrics: |Speculative metrics: |non-default args: |V1 LLM engine "
+    )
 
     def recognises(self, text: Text) -> bool:
         """A line of load or of acceptance, or how a server starts."""
-        known = ("Avg generation throughput: ", "SpecDecoding metrics: ", "non-default args: {", "a V1 LLM engine (v")
+        known = ("Avg generation throughput: ", "SpecDecoding metrics: ", "non-default args: {", "a V1 LLM engine (v", _V0)
         return text.whole is None and any(one in text.text for one in known)
 
     def read(self, texts: Sequence[Text]) -> list[Observation]:
@@ -199,7 +203,8 @@ def _in_turns(gaps: Sequence[float]) -> tuple[float, float] | None:
 
 def _check_new_enough(lines: Sequence[str], file: str, gamma: int | None) -> None:
     """Raise InputError for lines of versions that do not say what is needed."""
-    if any("throughput: " in line and "Pending: " in line for line in lines) and not any(map(_LOAD.search, lines)):
+    old = any(("throughput: " in line and "Pending: " in line) or _V0 in line for line in lines)
+    if old and not any(map(_LOAD.search, lines)):
         raise InputError(
             f"{file}: is a log of vLLM's V0 engine, whose lines are not read: it was removed in vLLM 0.11; serve with a "
             "later one"
@@ -390,7 +395,7 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
             before[one.engine] = one
     gaps = [gap for last, one in pairs if (gap := _passed(last, one)) is not None]
     usual = statistics.median(gaps) if gaps else EVERY_S
-    if not gaps:
+    if not gaps and pairs:
         notes.append(f"lines without a time are taken to be {EVERY_S:.0f} s apart, as vLLM writes them")
     for last, one in pairs:
         gap = _passed(last, one)

@@ -216,11 +216,14 @@ def test_lines_without_a_process_before_them(tmp_path: Path) -> None:
     assert (one.drafts, one.intervals, one.settings) == (plain.drafts, plain.intervals, plain.settings)
 
 
-def test_the_engine_before_this_one_is_named(tmp_path: Path) -> None:
-    line = (
+@pytest.mark.parametrize("line", [
+        "INFO 04-16 02:00:00 metrics.py:477] Speculative metrics: Draft acceptance rate: 0.612, System efficiency: 0.412, "
+        "Number of speculative tokens: 5, Number of accepted tokens: 5304, Number of draft tokens: 8660, Number of emitted "
+        "tokens: 4206.\n",
         "INFO 04-25 10:00:00 metrics.py:455] Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: 17.5 tokens/s, "
-        "Running: 1 reqs, Swapped: 0 reqs, Pending: 0 reqs, GPU KV cache usage: 0.1%, CPU KV cache usage: 0.0%.\n"
-    )
+        "Running: 1 reqs, Swapped: 0 reqs, Pending: 0 reqs, GPU KV cache usage: 0.1%, CPU KV cache usage: 0.0%.\n",
+    ], ids=["drafts", "load"])  # fmt: skip
+def test_the_engine_before_this_one_is_named(line: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="V0 engine"):
         observed(tmp_path, line * 3)
 
