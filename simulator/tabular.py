@@ -344,7 +344,8 @@ def _exported(row: Row, path: tuple[str, ...]) -> Iterator[Row]:
 
 def _of_jaegers(span: dict[str, Any]) -> Row:
     """A span of Jaeger's as OpenTelemetry has it: its times are microseconds, and its parent is a reference among others."""
-    tags, links = ([one for one in span.get(name) or () if isinstance(one, dict)] for name in ("tags", "references"))
+    held = (span.get(name) for name in ("tags", "references"))
+    tags, links = ([one for one in some if isinstance(one, dict)] if isinstance(some, list) else [] for some in held)
     said = {one["key"]: one.get("value") for one in tags if isinstance(one.get("key"), str)}
     parent = next((one.get("spanID") for one in links if one.get("refType") == "CHILD_OF"), None)
     began = {"startTimeUnixNano": span["startTime"] * 1_000} if isinstance(span.get("startTime"), int) else {}
