@@ -167,7 +167,9 @@ def gpus_told(users: int, load: Users, times: float, low: float, high: float, *,
     return f"{who} {counted(value, 'GPU')} (95 %: {least:,} to {most:,}): {room}"
 
 
-def falls_short(who: str, shares: Sequence[str], times: float | None, replicas: int) -> str:
+def falls_short(
+    who: str, shares: Sequence[str], times: float | None, replicas: int, ends: tuple[float, float] | None = None
+) -> str:
     """What comes closest to a promise that nothing keeps.
 
     Args:
@@ -175,13 +177,22 @@ def falls_short(who: str, shares: Sequence[str], times: float | None, replicas: 
         shares: what becomes of each promise, as `sla.attained` writes it.
         times: how many times the load it holds within them; None or nan where nobody knows.
         replicas: under that load.
+        ends: of the 95 % interval of `times`; None where nobody drew it.
     """
     said = f"closest is {who} ({', '.join(shares)})"
     if times is None or math.isnan(times) or times >= 1:
         return said
     one = "one replica holds" if replicas == 1 else f"{replicas} replicas hold"
-    more = "no number of --replicas helps" if not times else f"try --replicas {math.ceil(replicas / times - 1e-9)}"
-    return f"{said}; {one} {times_of(times)} this load within the promise: {more}"
+    held = "" if ends is None else f" (95 %: {times_of(ends[0])} to {times_of(ends[1])})"
+    wanted, most = (math.ceil(replicas / t - 1e-9) if t else None for t in (times, ends[0] if ends else times))
+    more = "no number of --replicas helps" if wanted is None else f"try --replicas {wanted}"
+    if wanted is None and ends is not None and ends[1]:
+        more += " where this is right, and in some of the draws it does"
+    elif wanted is not None and most is None:
+        more += "; in some of the draws no number helps"
+    elif wanted is not None and most != wanted:
+        more += f", {most} to be surer"
+    return f"{said}; {one} {times_of(times)}{held} this load within the promise: {more}"
 
 
 def dollars_per_million(throughput: float, gpu_hour: float) -> float:

@@ -7,10 +7,24 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 
 from simulator.capacity import crowded, falls_short, needed, share_low
 from simulator.configuration import Configuration
-from simulator.decision import DRAWS, Choice, Decision, Draw, Figure, Range, Sampled, Simulated, choose, decide, settle
+from simulator.decision import (
+    DRAWS,
+    Choice,
+    Decision,
+    Draw,
+    Figure,
+    Range,
+    Sampled,
+    Simulated,
+    choose,
+    decide,
+    range_of,
+    settle,
+)
 from simulator.hardware.profile import Profile
 from simulator.load import Load, RecordedArrivals, Users
 from simulator.mix import Mix
@@ -114,7 +128,7 @@ def decision_of(question: Question, evidence: Evidence) -> Decision:
     notes = (question.note, few_prompts(question.mix), averaged_elsewhere(plan.profile, question.mix.mean_context(load)))
     decision = msgspec.structs.replace(decision, notes=[note for note in notes if note])
     if isinstance(chosen, str):
-        return decision.without(chosen + _closest(plan, evidence))
+        return decision.without(chosen + _closest(question, evidence))
     if unsure := evidence.unsure(chosen.run):
         return decision.without(unsure)
     if engine is not None and chosen.better is None:
@@ -178,14 +192,35 @@ def _unasked(run: Configuration, simulated: Sequence[Simulated]) -> list[str]:
     return [f"{run.with_cap} was not asked for: it is what one runs by default, simulated in the decision's draws alone"]
 
 
-def _closest(plan: Plan, evidence: Evidence) -> str:
-    """Who is closest to a promise that nothing keeps, and how much of the load it holds; empty where nobody is."""
+def _closest(question: Question, evidence: Evidence) -> str:
+    """Who is closest to a promise that nothing keeps, and how much of the load it holds, with all that is unsure; empty
+    where nobody is."""
+    plan = question.plan
     near = evidence.closest() if plan.slas else None
     if near is None:
         return ""
-    kept = [f"{p.name}: {p.attained(near.attained.get(p.name), None)}" for p in promises(plan.slas)]
-    told = ["ever more requests wait"] if near.waits else kept
-    return "; " + falls_short(near.configuration.with_cap, told, near.times, plan.replicas)
+    who, own = near.configuration, None
+    if not near.waits:
+        alone = Choice(run=who, none=who, default=None, runner_up=None, better=None)
+        seconds, draws = _draws(question, evidence.throughputs([who]))
+        sampled = evidence.drawn(alone, seconds, draws)
+        own = None if isinstance(sampled, str) else sampled[who]
+    if own is None:
+        kept = [f"{p.name}: {p.attained(near.attained.get(p.name), None)}" for p in promises(plan.slas)]
+        told = ["ever more requests wait"] if near.waits else kept
+        return "; " + falls_short(who.with_cap, told, near.times, plan.replicas)
+    off, finished = np.array([draw.off for draw in draws]), evidence.finished(who)
+    told = []
+    for promise in promises(plan.slas):
+        values = np.array([one[promise.name] for one in own.attained])
+        found = range_of(values[off], float(values[~off].mean()))
+        found = found if promise.share is None else counted_share(found, finished)
+        value, low, high = (promise.attained(end, None) for end in (found.value, found.low, found.high))
+        told.append(f"{promise.name}: {value}, 95 %: {low} to {high}")
+    told.append(f"kept in {np.mean(np.array(own.kept)[off]):.0%} of the draws")
+    held = None if near.times is None or near.times >= 1 else evidence.times_held(who)
+    ends = None if held is None else (held.low, held.high)
+    return "; " + falls_short(who.with_cap, told, near.times if held is None else held.value, plan.replicas, ends)
 
 
 def _draws(question: Question, throughputs: Sequence[float]) -> tuple[float, list[Draw]]:

@@ -374,6 +374,7 @@ def _print_tokens(console: Console, advice: Advice) -> None:
 
 def _speed(advice: Advice) -> str:
     from harness.served.expected import per_draft, per_step
+    from harness.served.server import ALWAYS
 
     a, server = advice.acceptance, advice.server
     length = per_draft(a, a.gamma)
@@ -382,10 +383,10 @@ def _speed(advice: Advice) -> str:
     if server.coverage is None:
         return f"{draft}; no file says in how many steps something is drafted"
     step = per_step(a, a.gamma)
-    alike = server.coverage > 0.97 * a.coverage
+    alike = server.coverage > ALWAYS * a.coverage
     seen = server.tokens_per_step if server.tokens_per_step and alike else step.value  # without steps that it was off in
     when = "" if alike else "while it drafts, "
-    if a.coverage > 0.97:
+    if a.coverage > ALWAYS:
         return f"{draft}; {when}nearly every step of a request has one: {seen:.2f} tokens a step"
     return (
         f"{draft}, but {when}only {a.coverage:.0%} of a request's steps have one: it gets {seen:.2f} tokens a step "

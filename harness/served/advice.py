@@ -395,7 +395,9 @@ def fields_of(advice: Advice) -> dict[str, Any]:
     names, kind = engine.fields, engine.kinds.get(advice.kind)
     method = settings.method or (kind.method if kind else advice.kind or "METHOD")
     fields: dict[str, Any] = {names.method: method}
-    if settings.drafter or advice.kind == "draft_model" or (kind is not None and kind.checkpoint):
+    known = settings.besides is not None and not settings.drafter
+    inside = known and advice.kind == "dspark"  # which the target's own checkpoint may hold, as MTP's
+    if settings.drafter or advice.kind == "draft_model" or (kind is not None and kind.checkpoint and not inside):
         fields[names.checkpoint] = settings.drafter or "CHECKPOINT"
     fields[names.tokens] = advice.k
     if rows := advice.rows or (settings.table if advice.verdict == "keep" else ()):

@@ -121,7 +121,8 @@ def _starts_so(advice: Advice, later: Server) -> bool:
     """Whether files say from their server's start that it has one K at all loads, and at some that ran it is another than
     the table's."""
     ran = ran_at(later)
-    return later.settings.gamma is not None and any(k_at(advice.rows, running) != later.gamma for running in ran)
+    said = later.settings.gamma is not None and later.settings.method  # lines alone tell the most that was drafted
+    return bool(said) and any(k_at(advice.rows, running) != later.gamma for running in ran)
 
 
 def _otherwise(rows: Sequence[tuple[int, int, int]], later: Server) -> list[int]:

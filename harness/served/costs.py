@@ -36,16 +36,20 @@ KNEE: Final = (300.0, 1.3)
 """Tokens in a pass at which it takes twice as long as over one, and the spread of its logarithm: an L40S turns from memory
 to arithmetic at about 420, an H100 at 295, an A100 at 156 (bf16; their data sheets' FLOPs over bytes); mixtures of experts
 and weights of fewer bits lie far beyond; processors, with some 3 TFLOPs and 200 GB/s, at about 15."""
+_STEEP: Final = (0.5, 1.5, 16.0, 1000.0)
+"""The share of machines whose passes grow by a power of their tokens from some size on, beside what each token adds, the
+most of that power, and the least and the largest of such sizes: in proportion where arithmetic decides, and more where a
+pass leaves what was captured, or tiles are filled up. Evenly in power and in the logarithm of sizes."""
 _PASS: Final[Mapping[str, tuple[float, float]]] = {
     "ngram": (0.003, 0.7),
     "suffix": (0.003, 0.7),
-    "eagle3": (0.03, 1.0),
-    "mtp": (0.03, 1.0),
+    "eagle3": (0.03, 1.3),
+    "mtp": (0.03, 1.3),
     "draft_model": (0.10, 0.8),
 }
 """A pass of the drafter for one token, as a share of the target's over one token, and the spread of its logarithm: an
-Eagle3 head or an MTP module is one layer and a head beside thirty to eighty layers, less than a hundredth of a large
-mixture, a sixth of a small target; a draft model is a tenth of its target."""
+Eagle3 head or an MTP module is one layer and a head beside thirty to eighty layers, far less than a hundredth of a large
+mixture, a sixth of a small target, and launches kernels of its own; a draft model is a tenth of its target."""
 NAMED: Final = (*(kind for kind in KINDS if kind != "none"), *(kind for kind in _PASS if kind not in KINDS))
 """The kinds of drafters that a server's may be said to be."""
 _UNKNOWN_PASS: Final = (0.04, 1.2)
@@ -152,6 +156,9 @@ class Believed:
 
     knee: Floats
     pass_share: Floats
+    turn: Floats
+    """Tokens in a pass from which on it takes (tokens / turn)^steep times as long."""
+    steep: Floats
     block: bool
     """Whether a block takes one pass however long it is."""
     acceptance: Acceptance
@@ -166,7 +173,9 @@ class Believed:
         tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage_at(running)
         passes = (1 if self.block and k else tokens) * coverage
         prompts = prompts_in_step(self.acceptance, self.prompts, k, running)
-        return 1 + (running * (1 + coverage * tokens) + prompts) / self.knee + passes * self.pass_share
+        size = running * (1 + coverage * tokens) + prompts
+        steeper = np.maximum(size / self.turn, 1.0) ** self.steep
+        return np.asarray((1 + size / self.knee) * steeper + passes * self.pass_share, np.float64)
 
     def with_prompts(self, for_each: float) -> Believed:
         """See `Costs`."""
@@ -182,7 +191,10 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     share, wide = _PASS.get(kind, _UNKNOWN_PASS)
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
-    made = Believed(knee, passes, block, acceptance, prompts_for_each(server), "")
+    how_many, power, smallest, largest = _STEEP
+    steep = power * rng.random(many) * (rng.random(many) < how_many)
+    turn = smallest * (largest / smallest) ** rng.random(many)
+    made = Believed(knee, passes, turn, steep, block, acceptance, prompts_for_each(server), "")
     bins = [one for one in step_bins(server.intervals) if one.stretches >= FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
@@ -203,7 +215,9 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
         weight = np.ones(many)
     chosen = rng.choice(many, DRAWS, p=weight / weight.sum())
     basis = f"assumed of drafters and devices, narrowed by {told}"
-    return replace(made, knee=knee[chosen], pass_share=passes[chosen], basis=basis)
+    return replace(
+        made, knee=knee[chosen], pass_share=passes[chosen], turn=turn[chosen], steep=steep[chosen], basis=basis
+    )  # fmt: skip
 
 
 def prompts_for_each(server: Server) -> float:

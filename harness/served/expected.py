@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.served.acceptance import Acceptance, interval
 from harness.served.costs import Costs
-from harness.served.server import Server
+from harness.served.server import ALWAYS, Server
 
 Floats = npt.NDArray[np.float64]
-_ALWAYS: Final = 0.97
-"""A share of steps that is nearly every one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ def served_step(server: Server, acceptance: Acceptance) -> Estimate:
     whole = value = acceptance.tokens(acceptance.gamma)
     if acceptance.shortener == "engine":
         value = 1 + acceptance.coverage * (server.length - 1)
-    apart = (server.coverage or 0.0) < _ALWAYS * acceptance.coverage
+    apart = (server.coverage or 0.0) < ALWAYS * acceptance.coverage
     return scaled((not apart and server.tokens_per_step) or value, whole, drawn)
 
 

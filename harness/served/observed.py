@@ -186,6 +186,8 @@ class Interval:
     """Whether it is known that nothing was drafted."""
     step_s: float | None = None
     """Seconds of one step, where it is measured and not worked out."""
+    wait_s: float = 0.0
+    """Seconds to a request's first token over the tokens that follow it, where a benchmark measured that."""
 
     @property
     def generated(self) -> float:

@@ -33,8 +33,10 @@ from harness.served.observed import (
 from simulator.drafter_kinds import KINDS
 from simulator.errors import InputError
 
-_ALWAYS: Final = 0.9
-"""A drafter that proposes in more steps than that always does; what is missing are cut ends."""
+ALWAYS: Final = 0.97
+"""Share of steps with a draft from which on nearly every step has one."""
+_WITHOUT_ENDS: Final = 0.9
+"""A drafter that is never silent and proposes in more steps than that always does; what is missing are cut ends."""
 _SILENT: Final = 0.25
 """A share of stretches without a draft that says that the drafter finds little, and is not switched off."""
 _MISSED: Final = 100
@@ -116,7 +118,7 @@ class Server:
         """Share of requests' steps with a proposal while drafting is on: all, of a drafter that always proposes; of one that
         may be silent, as it was at the loads at which it is asked."""
         shares = [one.drafting for one in self.intervals if one.drafting]
-        if self.always_proposes or (not self.may_be_silent and shares and statistics.median(shares) > _ALWAYS):
+        if self.always_proposes or (not self.may_be_silent and shares and statistics.median(shares) > _WITHOUT_ENDS):
             return 1.0
         found = self.coverage
         if (most := self.drafts_to) is not None:
@@ -124,7 +126,7 @@ class Server:
             inside = [one for one in on if one.running < most - beside(most)] or on
             if steps := sum(one.request_steps for one in inside):
                 found = sum(one.drafts.drafts for one in inside if one.drafts is not None) / steps
-        return 1.0 if found is None or found > _ALWAYS else found
+        return 1.0 if found is None or found > (ALWAYS if self.may_be_silent else _WITHOUT_ENDS) else found
 
     @cached_property
     def drafts_to(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -94,6 +95,8 @@ class Seen:
     """Running requests of the steps with drafts, rising."""
     without: Floats
     """The same of those without."""
+    waits: tuple[Floats, Floats]
+    """(logarithms of the loads of benchmarks, rising, seconds to a first token over the tokens that follow it)."""
     turns: Floats
     """Tokens, more than in any pass that was timed, at which a pass may turn from memory to arithmetic, [draws]."""
     knows_off: bool = True
@@ -114,7 +117,13 @@ class Seen:
         widths = (share * _off_where(running, self.with_drafts), (1 - share) * _off_where(running, self.without))
         far = share * self.misfit * form + self._between(share, size, fitted, least, most)
         far = far + sum(width * off for width, off in zip(widths, beside[1:], strict=True))
-        return np.asarray(seconds * np.exp(far), np.float64)
+        return np.asarray(seconds * np.exp(far) + self._waited(k, running), np.float64)
+
+    def _waited(self, k: int, running: float) -> Floats:
+        """Seconds that a step's tokens take of a request's time to its first, [draws]: whoever waits gets none."""
+        loads, waits = self.waits
+        each_s = float(np.interp(np.log(max(running, 1e-3)), loads, waits)) if len(loads) else 0.0
+        return each_s * self.acceptance.tokens_at(k, running)
 
     def _between(self, share: float, size: float, fitted: Floats, least: Floats, most: Floats) -> Floats:
         """What the logarithm of a step is off by between no draft and the longest that was served, [draws]: more tokens take
@@ -297,8 +306,16 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         off,
         ran[0],
         ran[1],
+        _waits(server.benched),
         _turns(max(sizes), len(fits) * 4, np.random.default_rng([seed, 29])),
     )
+
+
+def _waits(benched: Sequence[Interval]) -> tuple[Floats, Floats]:
+    """See `Seen.waits`: of benchmarks of one load the mean."""
+    loads = sorted({one.running for one in benched})
+    means = [float(np.mean([one.wait_s for one in benched if one.running == load])) for load in loads]
+    return np.log(np.array(loads, np.float64)), np.array(means, np.float64)
 
 
 def _turns(most: float, count: int, rng: np.random.Generator) -> Floats:

@@ -140,8 +140,15 @@ def _too_short(here: Rows, plan: SweepPlan) -> str:
 
 def _open(load: Load, plan: SweepPlan) -> str:
     """That nobody knows whether what arrives is answered."""
-    more = "give a longer log" if isinstance(load, RecordedArrivals) else f"give more --seconds than {plan.seconds:g}"
-    return f"too short to tell whether what arrives is answered: {more}"
+    if not isinstance(load, RecordedArrivals):
+        return f"too short to tell whether what arrives is answered: give more --seconds than {plan.seconds:g}"
+    came = load.requests.arrival_s
+    faster = f", or less than --speed {load.speed:g}" if load.speed > 1 else ""
+    return (
+        f"too short to tell whether what arrives is answered: these are {len(came):,} requests in "
+        f"{float(came[-1] - came[0]):,.0f} s, and answers take a large part of that, or pile up no more than by chance; "
+        f"give a log several times as long{faster}"
+    )
 
 
 def _closeness(row: Simulation, slas: Sequence[Sla]) -> tuple[bool, float, float]:

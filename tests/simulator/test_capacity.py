@@ -160,6 +160,13 @@ def test_what_falls_short_says_how_many_replicas_would_do() -> None:
     assert "--replicas 5" in falls_short("none", ["80 % ✗"], 0.81, 4)
     assert "--replicas 2" in falls_short("none", ["80 % ✗"], 0.5, 1)
     assert "try" not in falls_short("none", ["80 % ✗"], 0.0, 1)
+    assert "(95 %: 0.4 × to 1.2 ×) this load within the promise: try --replicas 2, 3 to be surer" in falls_short(
+        "none", ["80 % ✗"], 0.67, 1, (0.4, 1.2)
+    )
+    assert falls_short("none", ["80 % ✗"], 0.67, 1, (0.6, 1.2)).endswith("try --replicas 2")
+    assert "in some of the draws no number helps" in falls_short("none", ["80 % ✗"], 0.67, 1, (0.0, 1.2))
+    assert falls_short("none", ["80 % ✗"], 0.0, 1, (0.0, 0.0)).endswith("no number of --replicas helps")
+    assert "in some of the draws it does" in falls_short("none", ["80 % ✗"], 0.0, 1, (0.0, 0.3))
     assert "replica" not in falls_short("none", ["80 % ✗"], math.nan, 1)
 
 

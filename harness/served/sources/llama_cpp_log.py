@@ -320,7 +320,9 @@ def _drafts(own: dict[str, str], sizes: _Sizes) -> Drafts | None:
     if (mean := _of_a_mean(own)) is not None:
         number = _number(mean, sizes, own)
     elif not (number := _counted(own, drafted, accepted)):
-        return None
+        if accepted or not sizes.whole:
+            return None
+        number = float(math.ceil(drafted / sizes.most))
     at = _POSITIONS.search(own.get("at", ""))
     none = () if accepted else (0.0,) * max(1, round(drafted / number))
     counts = tuple(round(float(share) * number) for share in at[1].split(",")) if at else none

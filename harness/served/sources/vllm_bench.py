@@ -90,8 +90,11 @@ def _benched(one: Mapping[str, Any], point: Point, drafts: Drafts, steps: float)
     step_ms = known[1] * (1 + drafts.accepted / steps)
     if abs(known[0] / step_ms - 1) > _CHUNKS:
         return ()
+    first, (requests, output) = one.get("mean_ttft_ms"), (float(one[name]) for name in ("completed", "total_output_tokens"))
+    following = max(output / requests - 1, 1.0) if requests else 1.0
     return (
         Interval(
+            wait_s=first / 1e3 / following if isinstance(first, int | float) and first > 0 else 0.0,
             seconds=known[2], running=point.concurrency, steady=True, generated_tok_s=point.output_tok_s,
             prompt_tok_s=float(one["total_input_tokens"]) / known[2], drafts=drafts if drafts.drafts else None,
             plain=not drafts.drafts, step_s=known[0] / 1e3,

@@ -19,6 +19,7 @@ _SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
 _PART: Final = re.compile(r"'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[(\[{)\]},]")
 """A quoted text, a bracket or a comma."""
+_SYNTHETIC: Final = "synthetic"
 _OWN: Final = frozenset({
     VLLM.fields.method, VLLM.fields.checkpoint, VLLM.fields.tokens, VLLM.fields.batch_rows, "synthetic_acceptance_rates",
     "synthetic_acceptance_length",
@@ -52,6 +53,8 @@ def last_server(lines: Sequence[str], notes: list[str]) -> tuple[list[str], Sett
             settings = settings.beside(Settings(version=match[1], model=match[2], served_as=named[1] if named else ""))
         if (match := _CONFIG.search(line)) is not None:
             told = _of_config(match[1] or "")  # arguments do not name a drafter that the model brings with it
+            if settings.besides is not None:  # of a drafter that the target's checkpoint holds it names the target
+                told = replace(told, drafter="")
             settings = (replace(settings, speculates=None) if told.speculates else settings).beside(told)
     return list(lines[begin:]), settings
 
@@ -109,7 +112,9 @@ def _of_speculative(config: dict[str, Any]) -> Settings:
         gamma=tokens if isinstance(tokens, int) and tokens > 0 else None, table=rows,
         drafting={"greedy": "greedy", "probabilistic": "sampled"}.get(method) if isinstance(method, str) else None,  # type: ignore[arg-type]
         adaptive=bool(config.get("enable_adaptive_verification")), speculates=True,
-        besides=tuple((name, value) for name, value in config.items() if name not in _OWN and _is_json(value)),
+        besides=tuple(
+            (name, value) for name, value in config.items() if name not in _OWN and _is_json(value) and value != _SYNTHETIC
+        ),
     )  # fmt: skip
 
 

@@ -81,6 +81,21 @@ def test_steep_and_flat_machines_lie_inside(knee: int, tmp_path: Path) -> None:
         assert one["gain"]["low"] - WORTH < gain < one["gain"]["high"] + WORTH
 
 
+@pytest.mark.parametrize(("knee", "beyond_s"), [(60, 0.0001), (150, 0.00006), (160, 0.00008)])
+def test_machines_that_turn_steep_lie_inside(knee: int, beyond_s: float, tmp_path: Path) -> None:
+    """Flat to some tokens, then in proportion and more: what less would cost at the largest loads, no line says."""
+    truth = Truth(survival=(0.6, 0.36, 0.2), base_s=0.012, draft_s=0.0006, knee=knee, beyond_s=beyond_s)
+    loads = [n for n in (8, 64, 96) for _ in range(7)]
+    told = advised(tmp_path, vllm_log(truth, loads, seed=knee, clumped=0.05))
+    served = sum(n * truth.speed(3, n) for n in loads)
+    each = told["by_tokens"]
+    assert isinstance(each, list)
+    for one in each[:2]:
+        gain = sum(n * truth.speed(one["tokens"], n) for n in loads) / served - 1
+        assert gain > 0.02
+        assert one["gain"]["low"] - WORTH < gain < one["gain"]["high"] + WORTH
+
+
 def test_what_every_other_k_would_give_is_told(tmp_path: Path) -> None:
     """Less than the K that is right, too, with intervals that hold the truth; on the screen a line each."""
     truth = Truth(survival=(0.8, 0.7, 0.6))

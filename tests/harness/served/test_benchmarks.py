@@ -18,8 +18,8 @@ SWEEP = (1, 4, 16, 64)
 REQUESTS, ANSWER = 200, 101
 
 
-def result(truth: Truth, users: int, k: int, chunk: float = 1.0, seed: int = 0) -> dict[str, Any]:
-    """What a benchmark writes of answers of one length; a chunk holds so many steps."""
+def result(truth: Truth, users: int, k: int, chunk: float = 1.0, seed: int = 0, first_ms: float = 0.0) -> dict[str, Any]:
+    """What a benchmark writes of answers of one length; a chunk holds so many steps, and first tokens take so long."""
     rng = np.random.default_rng([seed, users, k])
     alphas = np.array(truth.survival[:k]) / [1.0, *truth.survival[: k - 1]][:k]
     steps = round(REQUESTS * (ANSWER - 1) / truth.tokens(k))
@@ -29,11 +29,11 @@ def result(truth: Truth, users: int, k: int, chunk: float = 1.0, seed: int = 0) 
         counts.append(left)
     step_ms = truth.step_s(k, users) * 1e3 * np.exp(0.01 * rng.standard_normal())
     generated = REQUESTS + steps + sum(counts)
-    seconds = steps * step_ms / 1e3 / users
+    seconds = (steps * step_ms + REQUESTS * first_ms) / 1e3 / users
     found = {
         "backend": "vllm", "model_id": "Org/Model-8B", "num_prompts": REQUESTS, "request_rate": "inf",
         "max_concurrency": users, "duration": seconds, "completed": REQUESTS, "total_input_tokens": 0,
-        "total_output_tokens": generated, "output_throughput": generated / seconds, "mean_ttft_ms": step_ms,
+        "total_output_tokens": generated, "output_throughput": generated / seconds, "mean_ttft_ms": first_ms,
         "mean_tpot_ms": step_ms * steps / (generated - REQUESTS), "mean_itl_ms": step_ms * chunk,
     }  # fmt: skip
     if k:
@@ -98,3 +98,16 @@ def test_a_log_beside_them_times_steps_itself(tmp_path: Path) -> None:
     (tmp_path / "k.log").write_text(vllm_log(TRUTH, [8] * 30, method="eagle3"))
     folder = sweep(tmp_path / "s", SWEEP, (4,))
     assert "benchmarks" not in told(tmp_path / "k.log", folder)["basis"]
+
+
+def test_time_to_first_tokens_leaves_less_to_gain(tmp_path: Path) -> None:
+    """As the throughputs that were measured have it: a request that waits gets no tokens, with drafts and without."""
+    first_ms = 400.0
+    for users in SWEEP:
+        for k in (4, 0):
+            (tmp_path / f"{k} {users}.json").write_text(json.dumps(result(TRUTH, users, k, first_ms=first_ms)))
+    for load in told(tmp_path)["loads"]:
+        if (n := load["running"]) in SWEEP:
+            with_s, without_s = ((ANSWER - 1) / TRUTH.speed(k, n) + first_ms / 1e3 for k in (4, 0))
+            assert load["over_none"]["low"] <= without_s / with_s - 1 <= load["over_none"]["high"]
+            assert load["over_none"]["value"] == pytest.approx(without_s / with_s - 1, abs=0.06)

@@ -104,7 +104,14 @@ def test_two_runs_of_one_server_differ(both: list[Path], tmp_path: Path) -> None
         done = run("advise", *both, "--check", tmp_path / "later")
         return done.exit_code, done.stdout
 
+    def checked_without_its_start(loads: list[int]) -> tuple[int, str]:
+        later = vllm_log(TURNS, loads, seed=9, k=lambda n: next(k for first, last, k in rows if first <= n <= last))
+        (tmp_path / "tail").write_text("\n".join(later.splitlines()[2:]) + "\n")
+        done = run("advise", *both, "--check", tmp_path / "tail")
+        return done.exit_code, done.stdout
+
     assert checked(1.01, FOUR)[0] == 0
+    assert checked_without_its_start(FOUR)[0] == 0  # its most drafted tokens are K of before: lines tell by load
     assert checked(1.15, FOUR)[0] == 1
     code, said = checked(1.01, [4] * 30)
     assert (code, "no load at which the table has another K" in said) == (3, True), said

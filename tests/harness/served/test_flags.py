@@ -39,9 +39,23 @@ def test_what_else_the_server_was_started_with_stays(what: str, tmp_path: Path) 
     assert told["flags_notes"] == []
 
 
+def test_a_drafter_inside_the_target_is_not_named(tmp_path: Path) -> None:
+    """vLLM gives it the target's own quantisation only where nobody names a checkpoint."""
+    log = vllm_log(POOR, LOADS, method="qwen3_next_mtp").replace(", 'model': 'Org/Draft'", "")
+    first, rest = log.split("\n", 1)
+    said = "speculative_config=SpeculativeConfig(method='mtp', model='Org/Model-8B', num_spec_tokens=5), x=1"
+    line = (
+        f"INFO 11-26 09:59:00 [core.py:1] Initializing a V1 LLM engine (v0.30.0) with config: model='Org/Model-8B', {said}"
+    )
+    found = configuration(advised(tmp_path, f"{first}\n{line}\n{rest}"))
+    assert found.keys() == {"method", "num_speculative_tokens"}
+
+
 def test_what_is_no_drafting_of_this_server_does_not(tmp_path: Path) -> None:
     """Rates of as many positions as were served, made up acceptance, and what is no value."""
-    other = {"synthetic_acceptance_rates": [0.5] * 5, "target_model_config": None}
+    other = {
+        "synthetic_acceptance_rates": [0.5] * 5, "rejection_sample_method": "synthetic", "target_model_config": None,
+    }  # fmt: skip
     assert configuration(advised(tmp_path, log_of(other))).keys() == {"method", "model", "num_speculative_tokens"}
 
 
