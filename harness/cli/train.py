@@ -290,9 +290,9 @@ def _estimate(kind: str, target: str, hardware: str, gpus: int, asked_of: dict[s
     from simulator.hardware.training import PUBLISHED, target_of, training_cost
     from simulator.hardware.training import Recipe as Asked
 
-    if hardware not in (known := devices()):
+    if (named := hardware.lower()) not in (known := devices()):
         raise InputError(f"--hardware {hardware}: must be one of {', '.join(known)}")
-    device, model = known[hardware], target_of(target)
+    device, model = known[named], target_of(target)
     asked, published = (training_cost(kind, model, device, gpus, r) for r in (Asked(**asked_of), PUBLISHED))
     if as_json:
         content = {"drafter": kind, "target": model.name, "device": device.name, "gpus": gpus}

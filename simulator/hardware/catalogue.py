@@ -53,14 +53,21 @@ class Asked:
 
 
 def find_profile(name: str, asked: Asked = Asked()) -> Profile:
-    """`device/model`, the path of one's own profile, or a device where `asked` names the model.
+    """`device/model`, the path of one's own profile, or a device where `asked` names the model; bundled names in any case.
 
     Raises InputError that lists what is known.
     """
+    name = name if Path(name).is_file() else _in_small_letters(name)
     found = _found(name) if asked.usual else _modelled(name, asked)
     if asked.captured is None:
         return found
     return replace(capturing(found, asked.captured), name=f"{found.name},captured{asked.captured}")
+
+
+def _in_small_letters(name: str) -> str:
+    """A name as bundled ones are written, where its device, or all of it, is one: `L40S` is l40s."""
+    small = name.lower()
+    return small if small in _files() or small.partition("/")[0] in devices() else name
 
 
 def _found(name: str) -> Profile:

@@ -325,3 +325,7 @@ def test_a_drafter_of_any_name_costs_what_its_kind_does(small: Profile) -> None:
         small.cost("dspark", 3, requests=2, tokens=8, kind="eagle3")
     bare = dataclasses.replace(small, free_drafters=())
     assert not bare.cost("none", 3, requests=2, tokens=8, kind="mtp").draft_s.any()
+
+
+def test_bundled_names_are_known_in_any_case() -> None:
+    assert find_profile("H100/Qwen3-4B") == find_profile("h100/qwen3-4b")

@@ -165,8 +165,8 @@ def test_what_runs_without_having_been_asked_for_says_so() -> None:
         (
             Made(kept=False, near=Near(MTP, {"tps>=80": 0.5}, waits=False, times=0.5)),
             f"nothing that was simulated keeps the promise; closest is {MTP} with 8 requests at a time (tps>=80: 50 %, "
-            "95 %: 30 % to 70 %, kept in 50% of the draws); one replica holds 0.5 × (95 %: 0.25 × to 0.8 ×) this load within "
-            "the promise: try --replicas 2, 4 to be surer",
+            "95 %: 30 % to 70 %, kept in 50% of the draws); one replica holds 0.5 × (95 %: 0.25 × to 0.8 ×) this load "
+            "within the promise: try --replicas 2, 4 to be surer",
         ),
         (
             Made(kept=False, near=Near(MTP, {}, waits=True, times=None)),
