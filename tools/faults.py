@@ -282,6 +282,34 @@ FAULTS = (
         "1 + float(trace.anchors.accepted.mean())",
         "tests/results/test_store.py::test_how_much_longer_the_other_way_accepts_is_of_rounds",
     ),
+    Fault(
+        "llama.cpp's K of means that were rounded",
+        "harness/served/sources/llama_cpp_log.py",
+        "math.ceil(one.drafted / one.most - 1e-9)",
+        "math.ceil(one.drafted / one.least - 1e-9)",
+        "tests/harness/served/test_llama_cpp_log.py::test_k_is_that_of_whole_drafts[3-0.66-whole]",
+    ),
+    Fault(
+        "vLLM's flags without what else was set",
+        "harness/served/advice.py",
+        "for name, value in settings.besides or () if name not in fields",
+        "for name, value in () if name not in fields",
+        "tests/harness/served/test_flags.py::test_what_else_the_server_was_started_with_stays[a look-up's windows]",
+    ),
+    Fault(
+        "one K where a table loses nowhere",
+        "harness/served/advice.py",
+        "if spares or (more.value > WORTH",
+        "if (more.value > WORTH",
+        "tests/harness/served/test_by_batch.py::test_a_table_that_loses_nowhere_stands_before_one_k_that_does[8e-05-0.003]",
+    ),
+    Fault(
+        "a burst that is taken for an hour",
+        "simulator/clocks.py",
+        " and len(np.unique(multiples)) == len(since))",
+        " or since[-1] < grain)",
+        "tests/simulator/test_clocks.py::test_a_short_burst_is_no_hour[s]",
+    ),
 )
 
 
