@@ -498,12 +498,15 @@ def _notes(run: Configuration, temperature: float | None) -> list[str]:
     return ["the policy looks at old confidences: replaying sampled drafts under it is an approximation"]
 
 
+MEASURE = "speeds of the engine itself at some loads would narrow it (`harness hardware fit`, docs/hardware.md)"
+"""What makes a profile surer."""
+
+
 def _next(gain: Gain | None, source: str) -> str:
     """What would make a gain surer: whichever of profile and prompts makes most of its interval."""
     if gain is None:
         return ""
     width, held = (r.high - r.low for r in (gain.all, gain.held))
     if width > 1.5 * held:
-        how = "speeds of the engine itself at some loads would narrow it (`harness hardware fit`, docs/hardware.md)"
-        return f"most of the interval is the profile's ({source}): {how}"
+        return f"most of the interval is the profile's ({source}): {MEASURE}"
     return "most of the interval is the traffic's: record more prompts"

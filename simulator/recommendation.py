@@ -13,6 +13,7 @@ from simulator.capacity import crowded, falls_short, needed, share_low
 from simulator.configuration import Configuration
 from simulator.decision import (
     DRAWS,
+    MEASURE,
     Choice,
     Decision,
     Draw,
@@ -42,6 +43,8 @@ TOKENS, SHORTEST_S = 150_000, 10.0
 MOST_TOKENS = 54_000_000
 """Most output tokens of all draws of a candidate: where recorded arrivals hold many tokens, there are fewer draws."""
 FEWEST = 20
+_IN_DOUBT = 0.025
+"""Share of the draws that keep a promise, or break it, from which on that is open."""
 _FEW_PROMPTS = 10
 """Prompts beyond one of each stratum, of which fewer leave the normal law of an interval (Student's t)."""
 ELSEWHERE = 1.5
@@ -217,10 +220,14 @@ def _closest(question: Question, evidence: Evidence) -> str:
         found = found if promise.share is None else counted_share(found, finished)
         value, low, high = (promise.attained(end, None) for end in (found.value, found.low, found.high))
         told.append(f"{promise.name}: {value}, 95 %: {low} to {high}")
-    told.append(f"kept in {np.mean(np.array(own.kept)[off]):.0%} of the draws")
+    kept_in = float(np.mean(np.array(own.kept)[off]))
+    told.append(f"kept in {kept_in:.0%} of the draws")
     held = None if near.times is None or near.times >= 1 else evidence.times_held(who)
     ends = None if held is None else (held.low, held.high)
-    return "; " + falls_short(who.with_cap, told, near.times if held is None else held.value, plan.replicas, ends)
+    said = falls_short(who.with_cap, told, near.times if held is None else held.value, plan.replicas, ends)
+    if _IN_DOUBT <= kept_in <= 1 - _IN_DOUBT and kept_in > float(np.mean(np.array(own.kept)[~off])):
+        said += f"; the {plan.profile.source} profile's errors leave it open: {MEASURE}"
+    return f"; {said}"
 
 
 def _draws(question: Question, throughputs: Sequence[float]) -> tuple[float, list[Draw]]:

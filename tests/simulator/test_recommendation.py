@@ -179,6 +179,22 @@ def test_why_nothing_is_recommended(evidence: Made, reason: str) -> None:
     assert decision_of(question(), evidence).reason == reason
 
 
+def test_a_profile_that_leaves_a_promise_open_says_what_would_tell() -> None:
+    """It is broken where the profile is right, and kept in half of the draws in which it is off."""
+
+    @dataclass
+    class Open(Made):
+        def drawn(self, choice: Choice, seconds: float, draws: Sequence[Draw]) -> dict[Configuration, Sampled] | str:
+            found = super().drawn(choice, seconds, draws)
+            assert not isinstance(found, str)
+            held = [own and draw.off for own, draw in zip(found[MTP].kept, draws, strict=True)]
+            return {c: msgspec.structs.replace(own, kept=held) for c, own in found.items()}
+
+    near = Near(MTP, {"tps>=80": 0.5}, waits=False, times=0.5)
+    said = [decision_of(question(), made).reason for made in (Open(kept=False, near=near), Made(kept=False, near=near))]
+    assert ["the roofline profile's errors leave it open: speeds of the engine" in one for one in said] == [True, False]
+
+
 @pytest.mark.parametrize(("counts", "count"), [({MTP: 1000.0, PLAIN: 200.0}, 200), ({MTP: 1000.0}, 1000)])
 def test_no_surer_of_a_share_than_the_requests_of_what_is_run(counts: dict[Configuration, float], count: int) -> None:
     """Draws prefer no speculation to what was picked: its own requests count, or, where it has none, those of the other."""
