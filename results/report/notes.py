@@ -215,7 +215,12 @@ def of_run(run: Provenance, lost: Mapping[str, str] | None = None) -> Facts:
         parts = [f"{d.name}: {d.kind}, γ {d.gamma}", d.checkpoint and f"· {d.checkpoint}", d.checkpoint_hash]
         drafters += [" ".join(filter(None, parts)), *filter(None, [d.read_as, (lost or {}).get(d.name)])]
     rounds = counted(run.replayed, "round")
-    replayed = f"{rounds} replayed from a dense record, every drafted token verified; the others are plain decoding"
+    told = {
+        "served": f"{rounds} {SERVED}: walked again as an engine logged them",
+        "synthesised": f"{rounds} of traces that were made, every drafted token verified; the others are plain decoding",
+    }
+    dense = f"{rounds} replayed from a dense record, every drafted token verified; the others are plain decoding"
+    replayed = told.get(run.prompt_source, dense)
     if not run.rounds:
         replayed = "nothing"
     finished = f"to {run.finished_at:%Y-%m-%d %H:%M:%S} UTC" if run.finished_at else "UTC, not finished"

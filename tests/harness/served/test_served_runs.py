@@ -115,6 +115,8 @@ def test_the_other_commands_work_on_a_served_run_and_say_what_it_is(tmp_path: Pa
     assert run("report", "latest", *out).exit_code == 0
     page = next((tmp_path / "runs").glob("*/report.html")).read_text()
     assert "estimated from served rounds" in page.lower()
+    assert "rounds estimated from served rounds: walked again as an engine logged them" in page
+    assert "dense record" not in page
 
 
 def test_longer_drafts_than_were_served_are_not_in_it(tmp_path: Path) -> None:
