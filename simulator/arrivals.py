@@ -206,6 +206,8 @@ class _Gathered:
 
     form: _Form
     came_s: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    took_s: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """What was taken from the time of each, which was its end; 0 of the others."""
     prompt: list[int] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
@@ -224,7 +226,7 @@ class _Gathered:
         """Leave out all others."""
         if kept is not None and not kept.all():
             own = list(kept)
-            self.came_s = self.came_s[kept]
+            self.came_s, self.took_s = self.came_s[kept], self.took_s[kept]
             for name in ("prompt", "output", "facts", "hashes", "from_a_cache", "unexplained"):
                 setattr(self, name, list(itertools.compress(getattr(self, name), own)))
 
@@ -233,7 +235,8 @@ class _Gathered:
         unit = self.form.unit
         raw = clocks.in_seconds(self.came_s, unit) if unit else self.came_s
         back = clocks.back_an_hour(raw) if any(one.zone is False for one in self.facts) else ""
-        came, spread = clocks.spread(raw)
+        ends, spread = clocks.spread(raw + self.took_s)  # what is rounded is what was written
+        came = ends - self.took_s if spread else raw
         if unit:
             units = clocks.unit_note(unit, self.form.name, came)
         elif clocks.dated(raw).any():
@@ -246,7 +249,7 @@ class _Gathered:
 
 def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out: Counter[str]) -> _Gathered:
     """The requests of all rows, each once. Raises InputError with the line of what is wrong."""
-    found, lines, silent = _Gathered(form), list[Line](), list[Silent]()
+    found, lines, took_s, silent = _Gathered(form), list[Line](), list[float](), list[Silent]()
     counts: list[tuple[int, str, float]] = []
     part_of, parts = dict[object, object](), list[Part]()
     for line, row in read:
@@ -270,6 +273,7 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
         facts = one.facts
         says_when = facts.starts or facts.took is not None
         lines.append(Line(one.known, one.came_s, one.prompt, one.output, says_when, facts.finished))
+        took_s.append(one.took_s)
         found.facts.append(facts)
         found.from_a_cache.append(one.cached)
         found.unexplained.append(one.unexplained)
@@ -281,12 +285,17 @@ def _gathered(file: Path, form: _Form, read: Iterator[tuple[int, Row]], left_out
             f"{file}: none of its {left_out.total():,} lines is a request with tokens ({_named(left_out)})"
             if left_out else f"{file}: holds no requests"
         )  # fmt: skip
-    _put_together(found, lines, silent, left_out, wholes(parts, part_of))
+    _put_together(found, lines, took_s, silent, left_out, wholes(parts, part_of))
     return found
 
 
 def _put_together(
-    found: _Gathered, lines: list[Line], silent: list[Silent], left_out: Counter[str], whole: set[int]
+    found: _Gathered,
+    lines: list[Line],
+    took_s: Sequence[float],
+    silent: list[Silent],
+    left_out: Counter[str],
+    whole: set[int],
 ) -> None:
     """Make one request of the lines of one, and none of those that are a whole of others."""
     one = joined(lines, silent)
@@ -297,6 +306,8 @@ def _put_together(
     for why in [why for why, n in left_out.items() if not n]:
         del left_out[why]
     found.came_s, found.joined_note = np.asarray(one.came_s), one.note
+    written = found.came_s == np.array([line.came_s for line in lines])  # else it is of another line of the request
+    found.took_s = np.where(written, took_s, 0.0)
     found.prompt, found.output = [line.prompt for line in lines], [line.output for line in lines]
     found.facts = [facts._replace(starts=True) if i in one.begun else facts for i, facts in enumerate(found.facts)]
     found.keep(np.asarray([i not in one.left_out for i in range(len(lines))]))

@@ -69,6 +69,7 @@ class _When(NamedTuple):
     """The field of the duration that was taken from the time."""
     starts: bool
     """Whether the time is when it came, whatever it took."""
+    took_s: float = 0.0
 
 
 class Facts(NamedTuple):
@@ -105,6 +106,8 @@ class Asked(NamedTuple):
     """What its request is known by: lines of one are put together; None where nothing says."""
     unexplained: int = 0
     """Tokens that its total has besides prompt and answer, of nothing that is known here."""
+    took_s: float = 0.0
+    """Seconds that were taken from its time, which was its end."""
 
 
 def is_line(row: Row) -> bool:
@@ -148,7 +151,8 @@ def read(row: Row) -> Asked | str:
     if not has_time(row):
         return "without a time"
     when, answer = _when(row), max(1, found.answer)  # a prefill gives one, wherever it went
-    return Asked(when.came_s, found.prompt, answer, _facts(row, when), found.cached, identity(row), found.unexplained)
+    facts, known = _facts(row, when), identity(row)
+    return Asked(when.came_s, found.prompt, answer, facts, found.cached, known, found.unexplained, when.took_s)
 
 
 def _when(row: Row) -> _When:
@@ -161,10 +165,10 @@ def _when(row: Row) -> _When:
         return _When(stamp, at, None, starts=_is_of_an_answer(row, stamp))
     end = first(row, ENDS)
     if stamp in _MADE and end is not None and is_dated(row[end]) and at > time_s(row[end]):  # put down once it had ended
-        return _When(end, time_s(row[end]) - took.seconds, took.field, starts=False)
+        return _When(end, time_s(row[end]) - took.seconds, took.field, starts=False, took_s=took.seconds)
     if _is_of_an_answer(row, stamp) or _is_arrival(row, stamp, at, took.seconds):
         return _When(stamp, at, None, starts=True)
-    return _When(stamp, at - took.seconds, took.field, starts=False)
+    return _When(stamp, at - took.seconds, took.field, starts=False, took_s=took.seconds)
 
 
 def _is_of_an_answer(row: Row, stamp: str) -> bool:

@@ -372,6 +372,9 @@ def _expanded(
         for one in many:
             yield from _expanded(file, number, one, of_all, collected=True)
         return
+    for name in ("trace", "result") if collected else ():  # as APIs of Tempo's and Jaeger's answer with one
+        if isinstance(inner := row.get(name), dict) and any(kind in inner for kind, *_ in _EXPORTS):
+            row = inner
     if collected and "traceID" in row and isinstance(row.get("spans"), list):
         yield from ((number, _of_jaegers(one)) for one in row["spans"] if isinstance(one, dict))
         return

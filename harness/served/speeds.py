@@ -4,7 +4,7 @@ shorter answers, take time that no K takes."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -140,4 +140,12 @@ def _factors(advice: Advice, found: Sequence[_At]) -> list[Floats] | None:
 
 def _timed(server: Server) -> Sequence[Interval]:
     own = server.intervals if not server.gamma else (*server.intervals, *server.plain)
-    return [one for one in own if one.steady and one.generated_tok_s > 0 and one.step_s is None]
+    return [_at_work(one) for one in own if one.steady and one.generated_tok_s > 0]
+
+
+def _at_work(one: Interval) -> Interval:
+    """A stretch whose steps are timed, with tokens a second of the time that they take: else pauses count as slowness."""
+    if one.step_s is None or not one.request_steps:
+        return one
+    rate = one.running * one.generated / one.request_steps / one.step_s
+    return replace(one, generated_tok_s=rate, prompt_tok_s=one.prompt_tok_s * rate / one.generated_tok_s)

@@ -62,6 +62,16 @@ def test_times_to_the_hour_are_spread_over_it(tmp_path: Path) -> None:
     assert "rounded to 3600 s" in told(requests_of(tmp_path, table(HEAD, *rows), "own.csv"))
 
 
+def test_ends_in_whole_seconds_are_spread_before_what_they_took_is_taken_off(tmp_path: Path) -> None:
+    """Else no two times are alike, and nobody is told that they are rounded: 200 a second for 20 s, each of 1.5 to 2.5 s."""
+    took = [1500 + 37 * i % 1000 for i in range(4000)]
+    rows = [{"time": stamp((i / 200 + own / 1e3) // 1), "duration_ms": own, "usage": USED} for i, own in enumerate(took)]
+    found = requests_of(tmp_path, lines(*rows))
+    assert "rounded to 1 s" in told(found)
+    assert abs(found.arrival_s.mean() - 10) < 1.0
+    assert found.rate_per_s == pytest.approx(200, rel=0.06)
+
+
 def test_databricks_time_is_when_a_request_came(tmp_path: Path) -> None:
     rows = [{"timestamp_ms": 1793696400000 + 2000 * i, "execution_time_ms": 500 + 9000 * i, "usage": USED} for i in range(2)]
     assert requests_of(tmp_path, lines(*rows)).arrival_s.tolist() == [0, 2]

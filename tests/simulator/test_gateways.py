@@ -72,6 +72,12 @@ WRAPPED: dict[str, str] = {
             {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "3"}},
         ]} for i in (0, 2)
     ]}]}]}),
+    "Tempo's answer": json.dumps({"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [
+        {"name": "chat m", "startTimeUnixNano": str(1_793_000_000_000_000_000 + i * 10**9), "attributes": [
+            {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "5"}},
+            {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "3"}},
+        ]} for i in (0, 2)
+    ]}]}]}}),
     "Jaeger's": json.dumps({"data": [
         {"traceID": f"t{i}", "spans": [
             {"traceID": f"t{i}", "spanID": f"a{i}", "operationName": "agent", "startTime": 1_793_000_000_000_000 + i * 10**6,

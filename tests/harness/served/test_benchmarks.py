@@ -80,6 +80,19 @@ def test_two_sweeps_say_what_drafting_costs_by_load(tmp_path: Path) -> None:
         assert gain > -0.03
 
 
+def test_a_load_that_was_disturbed_leaves_the_others_open(tmp_path: Path) -> None:
+    """Twice as slow for another's sake: what is right at that load nobody knows, nor does it narrow those beside it."""
+    folder = sweep(tmp_path / "s", SWEEP)
+    found = result(TRUTH, 16, 4)
+    for name in ("mean_itl_ms", "mean_tpot_ms", "duration"):
+        found[name] *= 2
+    (folder / "4 16.json").write_text(json.dumps(found | {"output_throughput": found["output_throughput"] / 2}))
+    for load in told(folder)["loads"]:
+        if (n := load["running"]) in (1, 4, 64):
+            ratio = TRUTH.speed(4, n) / TRUTH.speed(0, n) - 1
+            assert load["over_none"]["low"] <= ratio <= load["over_none"]["high"]
+
+
 def test_the_screen_names_benchmarks_in_the_order_of_their_loads(tmp_path: Path) -> None:
     lines = run("advise", sweep(tmp_path / "s", SWEEP)).stdout.splitlines()
     loads = [line.split()[3] for line in lines if line.startswith("· at concurrency")]

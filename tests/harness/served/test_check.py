@@ -7,12 +7,16 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
-from harness.served.server import together
+from harness.served.observed import Drafts, Interval
+from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
+from harness.served.speeds import _timed
 from tests.harness.served.advising import HEAVY, LOADS, POOR, advised, run
 from tests.harness.served.writing import Clients, Truth, clients_log, vllm_log, vllm_metrics, walked_log
 
@@ -287,3 +291,13 @@ def test_a_look_up_that_finds_less_or_more(found: float, slower: float, code: in
     (tmp_path / "later").write_text(log(later, found, 3, 3))
     done = run("advise", tmp_path / "with", "--check", tmp_path / "later")
     assert (done.exit_code, told in " ".join(done.stdout.split())) == (code, True), done.output
+
+
+def test_stretches_whose_steps_are_timed_are_compared_too() -> None:
+    """SGLang's lines and vLLM's scrapes say what a step takes: tokens a second are of that time, without pauses."""
+    drafts = Drafts(drafts=800, drafted=2400, accepted=800)
+    one = Interval(seconds=10, running=8, steady=True, generated_tok_s=160, prompt_tok_s=20, drafts=drafts, step_s=0.05)
+    server = SimpleNamespace(intervals=(one, replace(one, steady=False)), plain=(), gamma=3)
+    [found] = _timed(cast(Server, server))
+    assert found.generated_tok_s == pytest.approx(8 * 2 / 0.05)
+    assert found.prompt_tok_s / found.generated_tok_s == pytest.approx(20 / 160)
