@@ -23,6 +23,8 @@ _NAMES: Final = ("engine", "instance", "pod", "ReplicaId")
 """Labels that name a server, or one of its engines."""
 _SURE: Final = ("instance", "pod", "ReplicaId")
 """Those that name no engine within a server alone."""
+_APART: Final = (*_SURE, "WorkerId")
+"""Labels by which a scrape tells the servers, or workers, apart that it holds."""
 _FLAT: Final = re.compile(r"^(?:ray_)?(vllm|sglang|llamacpp|trtllm)[_:]")
 """How collectors that know no colons write the names, and TensorRT-LLM itself; Ray Serve puts its own before them."""
 
@@ -232,6 +234,20 @@ def _check_of_one(own: Sequence[Scrape], first: Counts, last: Counts, grown: Cou
     )
 
 
+def _check_servers(before: Scrape, after: Scrape) -> None:
+    """Raise InputError where of several servers in a scrape one is gone, or began anew, in a later one: what it had counted
+    would be taken from what the others did since."""
+    counters = [name for name in before.samples if name.endswith("_total") and name in after.samples]
+    for label, name in itertools.product(_APART, counters):
+        was, now = (one.by_label(name.removesuffix("_total"), label) for one in (before, after))
+        gone = [server for server, value in was.items() if value > 0 and now.get(server, 0.0) < value - 0.5]
+        if gone and len(was) > 1:
+            raise InputError(
+                f"{before.text.name} and {after.text.name}: of {len(was)} servers in the first {gone[0]} ({label}) is gone "
+                "or began anew in the other; give scrapes between which all of them ran, or those of one"
+            )
+
+
 def _per_draft(counts: Counts) -> float | None:
     """Tokens of a draft by counters of drafts, or of verifications and what was generated; None where they are few."""
     drafts = counts.get("drafts", counts.get("steps", 0.0))
@@ -274,6 +290,7 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
                     f"{before.text.name} and {after.text.name}: {clock} rises from one to the other while {fell[0]} falls: "
                     "scrapes of two servers, or of one that began anew; give those of one"
                 )
+            _check_servers(before, after)
         grown = {name: value - first.get(name, 0.0) for name, value in last.items()}
         _check_of_one(own, first, last, grown)
         found.append(Window(tuple(own), grown, False))

@@ -426,3 +426,24 @@ def test_what_says_nothing_is_left_out_beside_what_does(tmp_path: Path) -> None:
     assert "profile_export.jsonl beside it has the requests, and is read: left out" in summary_note
     with pytest.raises(InputError, match="nothing was generated"):
         served(tmp_path / "alone", idle=idle)
+
+
+@pytest.mark.parametrize("label", ["pod", "instance", "WorkerId"])
+@pytest.mark.parametrize("becomes", ["gone", "anew", "there"])
+def test_a_server_of_several_that_is_gone_takes_nothing_from_the_others(label: str, becomes: str, tmp_path: Path) -> None:
+    """Its old counts were taken from what the others did since: 2.1 tokens a draft where it was 2.7."""
+
+    def scrape(**counts: tuple[int, tuple[int, int, int], int, int]) -> str:
+        return "".join(vllm_metrics(*own).replace("{", f'{{{label}="{name}",') for name, own in counts.items())
+
+    first = {"a": (1000, (750, 500, 300), 4000, 20), "b": (900, (400, 100, 50), 2000, 20)}
+    later = {"a": (3000, (2250, 1500, 900), 12000, 60), "b": (1900, (800, 200, 100), 4000, 40)}
+    later |= {"gone": {}, "anew": {"b": (200, (80, 20, 10), 400, 4)}, "there": {}}[becomes]
+    if becomes == "gone":
+        del later["b"]
+    texts = {"before": scrape(**first), "later": scrape(**later)}
+    if becomes == "there":
+        assert served(tmp_path, **texts).drafts.drafts == 3000
+        return
+    with pytest.raises(InputError, match=rf"of 2 servers in the first b \({label}\) is gone or began anew|rises .* falls"):
+        served(tmp_path, **texts)
