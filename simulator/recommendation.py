@@ -217,7 +217,7 @@ def _closest(question: Question, evidence: Evidence) -> str:
     for promise in promises(plan.slas):
         values = np.array([one[promise.name] for one in own.attained])
         found = range_of(values[off], float(values[~off].mean()))
-        found = found if promise.share is None else counted_share(found, finished)
+        found = found if promise.share is None or not finished else counted_share(found, finished)
         value, low, high = (promise.attained(end, None) for end in (found.value, found.low, found.high))
         told.append(f"{promise.name}: {value}, 95 %: {low} to {high}")
     kept_in = float(np.mean(np.array(own.kept)[off]))

@@ -191,6 +191,7 @@ def test_a_profile_that_leaves_a_promise_open_says_what_would_tell() -> None:
             return {c: msgspec.structs.replace(own, kept=held) for c, own in found.items()}
 
     near = Near(MTP, {"tps>=80": 0.5}, waits=False, times=0.5)
+    assert "kept in 50%" in decision_of(question(), Made(kept=False, near=near, counts={})).reason  # in draws alone
     said = [decision_of(question(), made).reason for made in (Open(kept=False, near=near), Made(kept=False, near=near))]
     assert ["the roofline profile's errors leave it open: speeds of the engine" in one for one in said] == [True, False]
 
