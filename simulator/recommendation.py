@@ -202,32 +202,46 @@ def _closest(question: Question, evidence: Evidence) -> str:
     near = evidence.closest() if plan.slas else None
     if near is None:
         return ""
-    who, own = near.configuration, None
-    if not near.waits:
-        alone = Choice(run=who, none=who, default=None, runner_up=None, better=None)
-        seconds, draws = _draws(question, evidence.throughputs([who]))
-        sampled = evidence.drawn(alone, seconds, draws)
-        own = None if isinstance(sampled, str) else sampled[who]
-    if own is None:
+    who = near.configuration
+    drawn = None if near.waits else _drawn_alone(question, evidence, who)
+    if drawn is None:
         kept = [f"{p.name}: {p.attained(near.attained.get(p.name), None)}" for p in promises(plan.slas)]
         told = ["ever more requests wait"] if near.waits else kept
         return "; " + falls_short(who.with_cap, told, near.times, plan.replicas)
+    held = None if near.times is None or near.times >= 1 else evidence.times_held(who)
+    times, ends = (near.times, None) if held is None else (held.value, (held.low, held.high))
+    said = falls_short(who.with_cap, drawn.told, times, plan.replicas, ends)
+    if drawn.is_open:
+        said += f"; the {plan.profile.source} profile's errors leave it open: {MEASURE}"
+    return f"; {said}"
+
+
+class _Alone(NamedTuple):
+    """What becomes of promises in the draws of one configuration."""
+
+    told: list[str]
+    is_open: bool
+    """Whether it keeps them in some of the draws in which the profile is off, and in fewer of those in which it is right."""
+
+
+def _drawn_alone(question: Question, evidence: Evidence, who: Configuration) -> _Alone | None:
+    """None where draws came to nothing."""
+    seconds, draws = _draws(question, evidence.throughputs([who]))
+    sampled = evidence.drawn(Choice(run=who, none=who, default=None, runner_up=None, better=None), seconds, draws)
+    if isinstance(sampled, str):
+        return None
     off, finished = np.array([draw.off for draw in draws]), evidence.finished(who)
     told = []
-    for promise in promises(plan.slas):
-        values = np.array([one[promise.name] for one in own.attained])
+    for promise in promises(question.plan.slas):
+        values = np.array([one[promise.name] for one in sampled[who].attained])
         found = range_of(values[off], float(values[~off].mean()))
         found = found if promise.share is None or not finished else counted_share(found, finished)
         value, low, high = (promise.attained(end, None) for end in (found.value, found.low, found.high))
         told.append(f"{promise.name}: {value}, 95 %: {low} to {high}")
-    kept_in = float(np.mean(np.array(own.kept)[off]))
+    kept = np.array(sampled[who].kept)
+    kept_in, right = float(kept[off].mean()), float(kept[~off].mean())
     told.append(f"kept in {kept_in:.0%} of the draws")
-    held = None if near.times is None or near.times >= 1 else evidence.times_held(who)
-    ends = None if held is None else (held.low, held.high)
-    said = falls_short(who.with_cap, told, near.times if held is None else held.value, plan.replicas, ends)
-    if _IN_DOUBT <= kept_in <= 1 - _IN_DOUBT and kept_in > float(np.mean(np.array(own.kept)[~off])):
-        said += f"; the {plan.profile.source} profile's errors leave it open: {MEASURE}"
-    return f"; {said}"
+    return _Alone(told, _IN_DOUBT <= kept_in <= 1 - _IN_DOUBT and kept_in > right)
 
 
 def _draws(question: Question, throughputs: Sequence[float]) -> tuple[float, list[Draw]]:

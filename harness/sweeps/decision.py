@@ -70,6 +70,8 @@ class SweepEvidence:
         self.simulated = [_simulated(self.at, c, figure) for c in dict.fromkeys(point.configuration for point, _ in self.at)]
         self._recordings, self._watcher = recordings, watcher
         self._tasks: dict[Configuration, tuple[Setup, Prepared]] = {}
+        self._held: dict[Configuration, float] = {}
+        """How many times the load was found to be held, where the rows do not say it."""
 
     def closest(self) -> Near | None:
         """See `Evidence`."""
@@ -82,6 +84,7 @@ class SweepEvidence:
         times = row.headroom
         if times is None and plan.headroom is not False:
             times = headroom_of(point.setup, recorded, simulate(point.setup, recorded))
+            self._held[point.configuration] = times
         return Near(point.configuration, row.attained, row.keeps_up is False, times)
 
     def unsure(self, run: Configuration) -> str:
@@ -111,6 +114,7 @@ class SweepEvidence:
         if self.plan.headroom is False:
             return None
         searched = next((row.headroom for row in self._rows(run)), None)
+        searched = self._held.get(run) if searched is None else searched
         return _holds(*self._tasks[run], searched, self.plan, self._watcher)
 
     def graphs(self, run: Configuration | None) -> str:

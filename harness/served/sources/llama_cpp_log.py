@@ -290,7 +290,6 @@ class _Mean(NamedTuple):
     """How many drafts a mean of tokens, written to 0.01, leaves open."""
 
     drafted: int
-    accepted: int
     least: float
     most: float
 
@@ -306,7 +305,7 @@ def _of_a_mean(own: dict[str, str]) -> _Mean | None:
     if line is None or line[4] is None or not int(line[2]) or not int(line[3]):
         return None
     accepted, more = int(line[2]), float(line[4]) - 1
-    return _Mean(int(line[3]), accepted, accepted / (more + _HALF), accepted / (more - _HALF) if more > _HALF else math.inf)
+    return _Mean(int(line[3]), accepted / (more + _HALF), accepted / (more - _HALF) if more > _HALF else math.inf)
 
 
 def _drafts(own: dict[str, str], sizes: _Sizes) -> Drafts | None:

@@ -19,7 +19,7 @@ _SERVED_AS: Final = re.compile(r"\bserved_model_name='?([^',\s]+)")
 _ARGUMENTS: Final = re.compile(r"non-default args: (\{.*\})")
 _PART: Final = re.compile(r"'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[(\[{)\]},]")
 """A quoted text, a bracket or a comma."""
-_SYNTHETIC: Final = "synthetic"
+_SYNTHETIC: Final = ("rejection_sample_method", "synthetic")
 _OWN: Final = frozenset({
     VLLM.fields.method, VLLM.fields.checkpoint, VLLM.fields.tokens, VLLM.fields.batch_rows, "synthetic_acceptance_rates",
     "synthetic_acceptance_length",
@@ -113,7 +113,7 @@ def _of_speculative(config: dict[str, Any]) -> Settings:
         drafting={"greedy": "greedy", "probabilistic": "sampled"}.get(method) if isinstance(method, str) else None,  # type: ignore[arg-type]
         adaptive=bool(config.get("enable_adaptive_verification")), speculates=True,
         besides=tuple(
-            (name, value) for name, value in config.items() if name not in _OWN and _is_json(value) and value != _SYNTHETIC
+            one for one in config.items() if one[0] not in _OWN and _is_json(one[1]) and one != _SYNTHETIC
         ),
     )  # fmt: skip
 
