@@ -297,6 +297,20 @@ FAULTS = (
         "tests/harness/served/test_flags.py::test_what_else_the_server_was_started_with_stays[a look-up's windows]",
     ),
     Fault(
+        "loads weighed by lines, not by time",
+        "harness/served/server.py",
+        "seconds = np.array([one.seconds for one in self._at_work])",
+        "seconds = np.ones(len(self._at_work))",
+        "tests/harness/served/test_mixtures.py::test_loads_are_weighed_by_time_not_by_lines",
+    ),
+    Fault(
+        "a served look-up with windows of our own",
+        "simulator/serving/command.py",
+        "for name, value in served.fields.items() if name",
+        "for name, value in options.items() if name",
+        "tests/simulator/test_serving.py::test_a_look_up_that_was_served_keeps_its_windows[of this engine]",
+    ),
+    Fault(
         "one K where a table loses nowhere",
         "harness/served/advice.py",
         "if spares or (more.value > WORTH",

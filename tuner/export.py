@@ -41,7 +41,7 @@ from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import engine_of
 from simulator.serving.sglang import SGLANG
 from simulator.serving.vllm import VLLM
-from tuner.acceptance import golden_yaml, synthetic_fields
+from tuner.acceptance import answers_of, drafted, golden_yaml, synthetic_fields
 from tuner.by_load import OF_THE_TABLE, ByLoad, bars, by_load, no_row, whole_blocks
 from tuner.confirmation import in_engine
 from tuner.display import capacity, replicated
@@ -145,7 +145,9 @@ def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) 
     models = models_of(run)
     if form == "inferencex":
         thinking = bool(run["sampling"].get("thinking"))
-        golden = golden_yaml(trace, winner.recording.kind, models.target or "MODEL", thinking=thinking)
+        golden = golden_yaml(
+            trace, winner.recording.kind, models.target or "MODEL", answers_of(run, trace), thinking=thinking
+        )
         return f"# specyard study {study.study_id}, run {study.run_id}\n{golden}"
     own, notes = drafted(study, models, winner)
     made = serving_of(study.plan, VLLM, models, winner, own | synthetic_fields(trace, own[VLLM.fields.tokens]))
@@ -156,21 +158,6 @@ def _acceptance(store: Store, study: StoredStudy, form: str, users: int | None) 
         *notes, *made.notes, check(made.speculative),
     ]  # fmt: skip
     return _commented(head, made.script)
-
-
-def drafted(study: StoredStudy, models: Models, winner: Configuration) -> tuple[dict[str, Any], list[str]]:
-    """(vLLM's fields of how much is drafted, notes) where drafts are accepted at random."""
-    names = VLLM.fields
-    whole = {names.tokens: winner.policy.k or winner.recording.gamma}
-    if why := refused(VLLM, winner, study.target or ""):
-        return whole, [f"{why}: this drafts {whole[names.tokens]} tokens at every load, which was not decided"]
-    decided = serving_of(study.plan, VLLM, models, winner).speculative or {}
-    if names.adaptive in decided:
-        return whole, [
-            f"{names.adaptive} is left out, and its numbers are not of this: it goes by what the drafter is sure of, which "
-            "is nothing where drafts are kept at random"
-        ]
-    return {name: decided[name] for name in (names.tokens, names.batch_rows) if name in decided}, []
 
 
 def export_content(store: Store, study_id: str, users: int | None) -> dict[str, Any]:
@@ -220,7 +207,7 @@ def _no_method(run: Configuration, engine: ServingEngine) -> str:
     drafter, kind = run.recording.drafter, run.recording.kind
     if run.policy == NO_DRAFTER or kind in engine.kinds:
         return ""
-    return f"drafter {drafter}: {engine.name} has no method for {kind}; export with --format json"
+    return f"drafter {drafter}: how {engine.name} runs {kind} is not known here; export with --format json"
 
 
 def checked_by(engine: ServingEngine, fields: Mapping[str, Any] | None) -> str:

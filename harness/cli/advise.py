@@ -342,7 +342,9 @@ def _turn(advice: Advice) -> list[str]:
     if not advice.knows_off:
         return []
     most, surely = max(one.running for one in advice.loads), advice.pays_to or 0
-    told = "" if surely >= most else f"; surely up to {surely:.0f}" if surely else "; not surely"
+    fewest = min((one.running for one in advice.loads if one.served), default=1)
+    surely_to = f"; surely {f'from {fewest} ' if fewest > 1 else 'up '}to {surely:.0f}"
+    told = "" if surely >= most else surely_to if surely else "; not surely"
     if table is not None:
         return [f"off above {table - 1} running, by these flags{_not_sure(table, most)}"]
     return [f"drafting pays up to {most} running, the most looked at{told}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,6 +83,8 @@ class SynthesizedRun:
     """What it was made of: averages, or an engine's own logs."""
     checkpoint: str = ""
     """What drafted, as an engine's own log names it; empty where nothing does."""
+    served_with: Mapping[str, Any] | None = None
+    """The engine that served, and its own fields of drafting where they are known: name, fields; None if none served."""
 
     def run_info(self, traces: Sequence[Trace]) -> RunInfo:
         """The row of `runs`."""
@@ -90,7 +92,7 @@ class SynthesizedRun:
         drafters = {
             t.drafter: {
                 "kind": t.recording.kind, "gamma": t.gamma, "gammas": [t.gamma],
-                "checkpoint": self.checkpoint or self.pair, "checkpoint_hash": None,
+                "checkpoint": self.checkpoint or self.pair, "checkpoint_hash": None, "served_with": self.served_with,
             }
             for t in traces
         }  # fmt: skip

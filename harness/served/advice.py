@@ -158,7 +158,7 @@ def advise(server: Server, acceptance: Acceptance, kind: str, costs: Costs) -> A
     chosen = {r: own[r] if verdict == "keep" else k_at(rows, r) if verdict == "by_batch" else k for r in sorted(weights)}
     of_rows = expected_of_rows(rows, acceptance, costs, weights) if verdict == "by_batch" else None
     turns = costs.knows_off and not useless and not server.settings.adaptive  # that server verified less than whole drafts
-    off_above, pays_to = _turns(acceptance, costs, max(looked)) if turns else (None, None)
+    off_above, pays_to = _turns(acceptance, costs, min(served), max(looked)) if turns else (None, None)
     return Advice(
         server=server, acceptance=acceptance, kind=kind, verdict=verdict, k=k, rows=rows if verdict == "by_batch" else (),
         gain=gain,
@@ -178,18 +178,16 @@ def _gain_of(speeds: Floats, chosen: int, own: int) -> Floats:
 
 def ran_at(server: Server) -> list[int]:
     """Running requests at evenly spaced shares of the time that was served."""
-    if ran := server.running:
-        shares = (np.arange(_SHARES) + 0.5) / _SHARES
-        return [max(1, round(float(load))) for load in np.quantile(ran, shares, method="nearest")]
+    if server.running:
+        return [max(1, round(server.running_at((i + 0.5) / _SHARES))) for i in range(_SHARES)]
     return [max(1, round(point.concurrency)) for point in server.points] or [1]
 
 
 def _loads(server: Server, costs: Costs) -> tuple[list[int], list[int]]:
     """(those that were served, each as often as it was; those looked at besides)."""
-    ran = server.running
-    if ran:
-        served = [max(1, round(float(np.quantile(ran, q, method="nearest")))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
-        most = max(ran)
+    if server.running:
+        served = [max(1, round(server.running_at(share))) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
+        most = max(server.running)
     else:
         served = ran_at(server)
         most = max(served)
@@ -238,9 +236,9 @@ def _chosen(gains: Floats, least: int, top: int) -> tuple[int | None, frozenset[
     return best, frozenset(map(int, np.flatnonzero(sure) + least))
 
 
-def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | None, float]:
+def _turns(acceptance: Acceptance, costs: Costs, fewest: int, most: int) -> tuple[Estimate | None, float]:
     """Running requests above which no k pays, the best of each load taken, None beyond the most; and up to which one surely
-    does. A draw that never turns counts as the most."""
+    does from the fewest that were served on. A draw that never turns counts as the most."""
     loads = np.unique(np.geomspace(1, most, _CURVE).round().astype(int))
     gains = []
     for running in map(int, loads):
@@ -257,8 +255,9 @@ def _turns(acceptance: Acceptance, costs: Costs, most: int) -> tuple[Estimate | 
         elif j >= 0:
             share = logs[i, j] / (logs[i, j] - logs[i, j + 1])
             turns[i] = loads[j] + share * (loads[j + 1] - loads[j])
-    unsure = np.quantile(logs, 0.025, axis=0) <= 0
-    surely = loads[-1] if not unsure.any() else 0 if unsure[0] else loads[int(np.argmax(unsure)) - 1]
+    first = min(int(np.searchsorted(loads, fewest)), len(loads) - 1)
+    unsure = np.quantile(logs[:, first:], 0.025, axis=0) <= 0
+    surely = loads[-1] if not unsure.any() else 0 if unsure[0] else loads[first + int(np.argmax(unsure)) - 1]
     return None if float(np.median(turns)) >= loads[-1] else Estimate.of(turns), float(surely)
 
 

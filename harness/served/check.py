@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -85,10 +86,11 @@ def check(advice: Advice, later: Server) -> Checked:
 
 
 def _is_copy(before: Server, later: Server) -> bool:
-    """Whether the later files hold what the earlier ones do: with drafts, or as their baseline."""
-    if not later.speculates:
-        return bool(later.plain) and later.plain == before.baseline
-    return later.drafts == before.drafts and later.intervals == before.intervals
+    """Whether the later files are among the earlier ones, by their names or by what each says."""
+    earlier, now = ({Path(file).resolve() for one in own.observations for file in one.files} for own in (before, later))
+    said = [(one.drafts, one.intervals) for one in before.observations]
+    told = [(one.drafts, one.intervals) for one in later.observations if one.intervals or (one.drafts and one.drafts.drafts)]
+    return now <= earlier or (bool(told) and all(one in said for one in told))
 
 
 def _check_k(advice: Advice, later: Server, bad: list[str], unsure: list[str]) -> None:

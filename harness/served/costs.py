@@ -53,6 +53,15 @@ mixture, a sixth of a small target, and launches kernels of its own; a draft mod
 NAMED: Final = (*(kind for kind in KINDS if kind != "none"), *(kind for kind in _PASS if kind not in KINDS))
 """The kinds of drafters that a server's may be said to be."""
 _UNKNOWN_PASS: Final = (0.04, 1.2)
+_MEMORY: Final = (1.5, 1.1)
+"""What all contexts that fit take to read, in passes over one token, and the spread of its logarithm: a pass reads the
+weights that are used, and what memory is left beside all of them is full of contexts. Nine tenths of an H100's 80 GB leave
+3.5 times what an 8B model weighs in 16 bits, those of eight leave three times what a 70B model does."""
+_REQUEST: Final = (0.015, 1.6)
+"""The same of one request, where nobody says how much of that memory it takes: contexts have some 2,000 tokens, each of some
+8 millionths of the weights."""
+_CONTEXT: Final = 512
+"""Context tokens of a request where nobody says."""
 _GROWN_OFF: Final = 0.04
 """What growth of a log's steps is off by, beside their own scatter: other causes make it more, hardly any make it less."""
 _FALLEN: Final = 3.0
@@ -159,6 +168,8 @@ class Believed:
     turn: Floats
     """Tokens in a pass from which on it takes (tokens / turn)^steep times as long."""
     steep: Floats
+    request: Floats
+    """What each request takes, however many of its tokens there are: its context is read."""
     block: bool
     """Whether a block takes one pass however long it is."""
     acceptance: Acceptance
@@ -170,12 +181,16 @@ class Believed:
 
     def seconds(self, k: int, running: float) -> Floats:
         """See `Costs`; in units of a pass over one token."""
+        return self.taking(k, running, prompts_in_step(self.acceptance, self.prompts, k, running))
+
+    def taking(self, k: int, running: float, prompts: float) -> Floats:
+        """The same of a step with so many tokens of prompts in it."""
         tokens, coverage = float(self.acceptance.drafted[k]), self.acceptance.coverage_at(running)
         passes = (1 if self.block and k else tokens) * coverage
-        prompts = prompts_in_step(self.acceptance, self.prompts, k, running)
         size = running * (1 + coverage * tokens) + prompts
         steeper = np.maximum(size / self.turn, 1.0) ** self.steep
-        return np.asarray((1 + size / self.knee) * steeper + passes * self.pass_share, np.float64)
+        each = (1 + size / self.knee) * steeper + running * self.request + passes * self.pass_share
+        return np.asarray(each, np.float64)
 
     def with_prompts(self, for_each: float) -> Believed:
         """See `Costs`."""
@@ -191,23 +206,26 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     share, wide = _PASS.get(kind, _UNKNOWN_PASS)
     passes = share * np.exp(wide * rng.standard_normal(many))
     block = kind in KINDS and KINDS[kind].one_pass and not one_hot(kind)
+    context, wider = _request(server)
     how_many, power, smallest, largest = _STEEP
     steep = power * rng.random(many) * (rng.random(many) < how_many)
     turn = smallest * (largest / smallest) ** rng.random(many)
-    made = Believed(knee, passes, turn, steep, block, acceptance, prompts_for_each(server), "")
+    request = context * np.exp(wider * rng.standard_normal(many))
+    made = Believed(knee, passes, turn, steep, request, block, acceptance, prompts_for_each(server), "")
     bins = [one for one in step_bins(server.intervals) if one.stretches >= FEWEST]
     weight, told = np.ones(many), "nothing: no steps of several loads are timed"
     if len(bins) > 1 and bins[-1].running >= 2 * bins[0].running:
         seen = np.log(bins[-1].each_s / bins[0].each_s)
-        most, least = (made.seconds(drafting_k(server, one.running), one.running) for one in (bins[-1], bins[0]))
+        ends = (bins[-1], bins[0])
+        most, least = (made.taking(drafting_k(server, one.running), one.running, one.prompts) for one in ends)
         grown = np.log(most / least)
-        # Contexts and the host make steps grow too: growth that is seen bounds what tokens can cost from above only.
         off = np.sqrt(_GROWN_OFF**2 + bins[0].off ** 2 + bins[-1].off ** 2)
         told = (
             f"steps of {bins[0].each_s * 1e3:.3g} ms at {bins[0].running:.0f} running, {bins[-1].each_s * 1e3:.3g} ms at "
             f"{bins[-1].running:.0f}"
         )
         if seen > -_FALLEN * off:
+            # Hosts make steps grow too, and so on: what is seen bounds what tokens can cost from above only.
             weight = np.exp(-0.5 * (np.maximum(grown - max(seen, 0.0), 0.0) / off) ** 2)
         else:
             told = f"nothing: {told}, so that it is not what runs alone that makes them longer or shorter"
@@ -216,8 +234,15 @@ def believed(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -
     chosen = rng.choice(many, DRAWS, p=weight / weight.sum())
     basis = f"assumed of drafters and devices, narrowed by {told}"
     return replace(
-        made, knee=knee[chosen], pass_share=passes[chosen], turn=turn[chosen], steep=steep[chosen], basis=basis
+        made, knee=knee[chosen], pass_share=passes[chosen], turn=turn[chosen], steep=steep[chosen],
+        request=request[chosen], basis=basis,
     )  # fmt: skip
+
+
+def _request(server: Server) -> tuple[float, float]:
+    """(what a request's context takes in a step, in passes over one token, the spread of its logarithm)."""
+    passes, spread = _MEMORY
+    return _REQUEST if server.kv_used is None else (passes * server.kv_used, spread)
 
 
 def prompts_for_each(server: Server) -> float:
@@ -284,13 +309,15 @@ def profiled(profile: Profile, server: Server, kind: str, acceptance: Acceptance
         moved, prompts = _moved(profile, bins, server, kind, acceptance, seed)
         basis = f"{profile.name} ({profile.source}), moved to {len(bins)} step times of the files{unlike}"
         return Profiled(moved, basis, prompts)
-    as_it_is = _unfitted(profile, kind, _context(server), acceptance, seed)
+    as_it_is = _unfitted(profile, kind, _context(server, profile), acceptance, seed)
     _check_pace(as_it_is, profile, server)
     return replace(as_it_is, basis=as_it_is.basis + unlike)
 
 
-def _context(server: Server) -> int:
-    return int(server.context or 512)
+def _context(server: Server, profile: Profile) -> int:
+    """Context tokens of a request: by prompts and answers, or by the memory that they take."""
+    capacity = server.context_capacity or profile.kv_capacity_tokens
+    return int(server.context or capacity * (server.kv_used or 0.0)) or _CONTEXT
 
 
 def _moved(
@@ -302,7 +329,7 @@ def _moved(
     from harness.hardware.terms import Base
     from simulator.hardware.graphs import CAPTURED
 
-    base, context = Base.of(profile, CAPTURED), _context(server)
+    base, context = Base.of(profile, CAPTURED), _context(server, profile)
     bins, prompt_s = _without_prompts(as_written, profile)
     points = [_point(i, kind, drafting_k(server, one.running), one, context, acceptance) for i, one in enumerate(bins)]
     loops = simulated(points, [base])  # what the profile does not know is told as it is

@@ -228,6 +228,9 @@ def keep_served(
         content=[name, kind, seed, server.drafts.drafts, list(acceptance.survival), acceptance.coverage, sources],
         sampling={**sampling, "max_new_tokens": int(np.diff(trace.offsets).max()) + 1}, seed=seed, prompt_source="served",
         checkpoint=settings.drafter,
+        served_with={
+            "name": settings.engine, "fields": None if settings.besides is None else dict(settings.besides),
+        },
         plan={
             "synthesised": "served", "label": SERVED, "sources": sources, "assumptions": assumptions,
             "averaged": not _requests(server),

@@ -180,6 +180,8 @@ class Interval:
     prompt_tok_s: float = 0.0
     cached: float | None = None
     """Share of prompts' tokens that were cached, of late; None where nobody says."""
+    kv_used: float | None = None
+    """Share of the memory for contexts that the running requests' take; None where nobody says."""
     drafts: Drafts | None = None
     """None where nothing was drafted in it, or nobody says."""
     plain: bool = False

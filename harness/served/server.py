@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+
 from harness.served.compared import averages_differ, coverage_checked, lengths_checked, measured_alike
 from harness.served.draft_lengths import Shortener, are_short, explained, length_of, shortener_of
 from harness.served.observed import (
@@ -177,9 +179,26 @@ class Server:
         return statistics.median_low(sizes) if sizes and self.shortener == "engine" else self.gamma
 
     @cached_property
+    def kv_used(self) -> float | None:
+        """Share of the memory for contexts that a running request takes; None where no file says."""
+        known = [(one.kv_used, one.running) for one in self.in_order if one.kv_used is not None]
+        return sum(used for used, _ in known) / sum(running for _, running in known) if known else None
+
+    @cached_property
+    def _at_work(self) -> list[Interval]:
+        return [one for one in self._by_load if one.running >= 0.5]
+
+    @cached_property
     def running(self) -> tuple[float, ...]:
-        """Requests that ran, by stretches in which some did, each as often as it is long."""
-        return tuple(sorted(one.running for one in self._stretches if one.running >= 0.5))
+        """Requests that ran, from few to many, by stretches in which some did."""
+        return tuple(one.running for one in self._at_work)
+
+    def running_at(self, share: float) -> float:
+        """How many ran at most in this share of the time in which any did: stretches may be of so many steps, and the
+        busiest ones are the longest."""
+        seconds = np.array([one.seconds for one in self._at_work])
+        middles = np.cumsum(seconds) - seconds / 2
+        return self.running[int(np.argmin(np.abs(middles - share * seconds.sum())))]
 
     @property
     def knows_load(self) -> bool:

@@ -108,10 +108,11 @@ def _at_loads(earlier: Sequence[Interval], after: Sequence[Interval]) -> list[_A
 
 
 def _drawn(some: Sequence[Interval], rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """(tokens a second of a request, prompt tokens for each token of an answer), [draws]."""
-    own = np.array([(one.generated_tok_s / one.running, one.generated_tok_s, one.prompt_tok_s) for one in some])
-    each, generated, prompts = own[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1).T
-    return each, prompts / generated
+    """(tokens a second of a request, prompt tokens for each token of an answer), [draws]; stretches of some engines are of
+    as many steps, not seconds."""
+    own = np.array([(one.generated, one.running * one.seconds, one.prompt_tok_s * one.seconds) for one in some])
+    generated, spent, prompts = own[rng.integers(len(own), size=(_DRAWS, len(own)))].mean(1).T
+    return generated / spent, prompts / generated
 
 
 def _is_other_traffic(found: Sequence[_At]) -> bool:

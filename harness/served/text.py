@@ -41,6 +41,10 @@ _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 NO_TEXT: Final = "it is no text"
 """The note of a file in a folder of which nothing was read."""
+DOCUMENT: Final = "by its name somebody's document; name it itself where a server wrote it"
+"""The note of a file in a folder that is called as people call what they write."""
+_DOCUMENTS: Final = frozenset({".adoc", ".htm", ".html", ".ipynb", ".md", ".py", ".rst", ".sh"})
+"""How files are called that somebody wrote: they quote what servers write."""
 _FIRST: Final = 1024
 """Bytes that tell what is no text."""
 _CONTROL: Final = re.compile(rb"[\x01-\x06\x0e-\x1a]|^\x80|\x89PNG")
@@ -208,6 +212,8 @@ def _inside(file: Path, counts: re.Pattern[str], progress: Progress) -> Text:
     """A file of a folder, without a text where it has none that can be read: others beside it may have."""
     if _is_binary(file):
         return Text(file, "", (NO_TEXT,))
+    if file.suffix.lower() in _DOCUMENTS:
+        return Text(file, "", (DOCUMENT,))
     try:
         return _read(file, counts, progress)
     except InputError as error:

@@ -288,7 +288,7 @@ def seen(server: Server, kind: str, acceptance: Acceptance, seed: int = 0) -> Se
         fits[i], _ = nnls(design[some] / drawn_s[:, None], np.ones(len(some)))
     whose, what = ("the benchmarks'", "loads") if server.benched else ("the log's", "stretches")
     basis = f"{whose} own steps: {len(timed[0])} {what} with drafts, {len(timed[1])} without"
-    left = np.log(took_s / (design @ np.median(fits, 0)))
+    left = np.log(took_s / np.median(design @ fits.T, 1))  # parts of a sum trade places between draws: their medians do not
     misfit = _misfit(np.array(loads), np.arange(len(passes)) < len(with_drafts), left)
     if server.benched:  # one by one: of a load that another disturbed nobody knows what is right, nor of those beside it
         whole, _ = nnls(design / took_s[:, None], np.ones(len(took_s)))

@@ -13,7 +13,7 @@ from results.store.queries import has_table
 from results.store.runs import read_as
 from simulator.decision import Decision
 from simulator.load import Load
-from simulator.serving.command import Models
+from simulator.serving.command import Models, ServedWith
 
 
 def keep_decision(store: Store, subject: str, decision: Decision) -> None:
@@ -38,6 +38,7 @@ def models_of(run: Mapping[str, Any]) -> Models:
         checkpoints={name: str(source) for name, source in named.items() if source not in (None, "", "none", made)},
         temperature=run["sampling"].get("temperature"),
         formats={name: told for name, drafter in run["drafters"].items() if (told := read_as(drafter))},
+        served={name: ServedWith(**told) for name, one in run["drafters"].items() if (told := one.get("served_with"))},
     )  # fmt: skip
 
 

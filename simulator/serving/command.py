@@ -24,6 +24,16 @@ _WHOLE_PROMPTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ServedWith:
+    """How an engine drafted whose own files a run was made of."""
+
+    name: str
+    """The engine's; empty where no file says."""
+    fields: Mapping[str, Any] | None
+    """Its own of drafting, beside method, checkpoint and how much; None where no file says."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
     """The models that were recorded, as a command names them, and the temperature that they answered at."""
@@ -38,6 +48,8 @@ class Models:
     """None where nobody knows."""
     formats: Mapping[str, str] = field(default_factory=dict)
     """In which published format each checkpoint was read, and with which conventions, as far as that is known."""
+    served: Mapping[str, ServedWith] = field(default_factory=dict)
+    """How the drafters that were served were, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,7 @@ def cannot_run(
         return ""
     kind = recording.kind
     if kind not in engine.kinds:
-        return f"{engine.name} has no method for {kind}"
+        return f"how {engine.name} runs {kind} is not known here"
     if _named(engine.kinds[kind].not_for, target):
         return f"{engine.name} has no {kind} for {target}"
     if policy.name not in engine.policies:
@@ -197,7 +209,8 @@ def _drafting(
     """(The configuration of drafting, notes) of a policy that has these fields."""
     names, kind, notes = engine.fields, recording.kind, list[str]()
     served = engine.kinds[kind]
-    speculative: dict[str, Any] = {names.method: served.method, **served.options}
+    options, said = _own(engine, kind, models.served.get(recording.drafter))
+    speculative, notes = {names.method: served.method, **options}, [*notes, *said]
     if served.checkpoint:
         speculative[names.checkpoint] = models.checkpoints.get(recording.drafter, "CHECKPOINT")
         if recording.drafter not in models.checkpoints:
@@ -215,6 +228,19 @@ def _drafting(
         speculative, notes = speculative | chosen, notes + said
     notes += engine.spelled_notes(speculative) if engine.spelled_notes else ()
     return speculative, notes
+
+
+def _own(engine: ServingEngine, kind: str, served: ServedWith | None) -> tuple[Mapping[str, Any], list[str]]:
+    """(The fields of drafting beside method, checkpoint, how much and the policy's, notes): of what was served its own, as
+    far as this engine has them."""
+    options = engine.kinds[kind].options
+    if served is None:
+        return options, []
+    if served.name == engine.name and served.fields is not None:
+        return {name: value for name, value in served.fields.items() if name != engine.fields.adaptive}, []
+    if not options:
+        return {}, []
+    return {}, [f"{' and '.join(options)}: left out, for what was served had its own; give the same"]
 
 
 def _configured(engine: ServingEngine, speculative: Mapping[str, Any], *, prefix_cache: bool) -> list[str]:

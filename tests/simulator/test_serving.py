@@ -14,7 +14,7 @@ import pytest
 from simulator.drafter_kinds import KINDS
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.records import Recording
-from simulator.serving.command import Models, Serving, cannot_run, serve, writing
+from simulator.serving.command import Models, ServedWith, Serving, cannot_run, serve, writing
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import ENGINES, engine_called, engine_of, name_of
 from simulator.serving.llama_cpp import LLAMA_CPP
@@ -38,6 +38,30 @@ def served(engine: ServingEngine, kind: str, policy: PolicySpec, **changes: obje
     models = Models(target=TARGET, checkpoints={f"my {kind}": "where it/lies"}, temperature=0.7)
     given = {"modelled": TARGET, "request_cap": CAP, "step_tokens": 8192, "gpus": 2, "replicas": 1, "drafting": "sampled"}
     return serve(engine, models, recording(kind), policy, **{**given, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("own", "windows", "said"),
+    [
+        (None, (4, 2), False),  # as this project's own look-up has them
+        (ServedWith("vLLM", {"prompt_lookup_max": 7, "prompt_lookup_min": 3}), (7, 3), False),
+        (ServedWith("vLLM", {"enable_adaptive_verification": True}), (None, None), False),
+        (ServedWith("vLLM", None), (None, None), True),
+        (ServedWith("SGLang", {"speculative_ngram_max_match_window_size": 9}), (None, None), True),
+    ],
+    ids=["recorded", "of this engine", "as by default", "nobody says", "of another engine"],
+)
+def test_a_look_up_that_was_served_keeps_its_windows(own: ServedWith | None, windows: tuple[int, int], said: bool) -> None:
+    """Others find other drafts, and the numbers are not of them."""
+    models = Models(target=TARGET, served={"my ngram": own} if own else {})
+    made = serve(
+        VLLM, models, recording("ngram"), PolicySpec.fixed(3), modelled=TARGET, request_cap=CAP, step_tokens=8192, gpus=1,
+        replicas=1, drafting="greedy",
+    )  # fmt: skip
+    assert made.speculative is not None
+    assert "enable_adaptive_verification" not in made.speculative  # the policy is another
+    assert (made.speculative.get("prompt_lookup_max"), made.speculative.get("prompt_lookup_min")) == windows
+    assert any("had its own; give the same" in note for note in made.notes) == said
 
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES.values() if engine is not None], ids=lambda e: e.name)

@@ -280,7 +280,7 @@ def test_what_an_engine_cannot_run_leaves_the_winner_and_is_said(monkeypatch: py
     assert "-md org/eagle3" in text
     assert "4,321" in text
     assert "decided for 64 users: ngram" in text
-    assert "has no method for ngram" in text
+    assert "runs ngram is not known here" in text
     assert "instead" not in export_study(stored(monkeypatch, found), "abc", "vllm", None)
     [one] = content(monkeypatch, found)["winners"]
     assert one["vllm"]["configuration"] == candidate.row()  # which vLLM runs

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
-from harness.served.observed import Drafts, Observation, ServedRequest
+from harness.served.observed import Drafts, Observation, Point, ServedRequest
 from harness.served.sources.lengths import of_lengths
 from harness.served.sources.vllm_requests import gamma_of, observation_of, request_of
 from harness.served.text import Text
@@ -48,7 +48,10 @@ class Aiperf:
         notes += [f"{counted(warm, 'row')} of the warm-up left out"] * bool(warm)
         notes += [f"{counted(without, 'answer')} without a length left out"] * bool(without)
         if known:
-            return [_observation(texts, known, len(answered) - len(told), notes)]
+            if points := _points(answered):
+                inside = " and ".join(f"{point.concurrency:,.3g}" for point in points)
+                notes.append(f"{inside} requests were inside at a time on average, by their begins and ends (Little's law)")
+            return [replace(_observation(texts, known, len(answered) - len(told), notes), points=points)]
         if not told:
             notes.append(
                 f"no row has {_TOLD}, which vLLM's have where it is served with --per-request-spec-decode-metrics detailed"
@@ -83,6 +86,25 @@ def _observation(
         Aiperf.name, texts, found, gammas if counts else {0}, set(), silent, engine=engine, notes=notes,
     )  # fmt: skip
     return made if counts else replace(made, drafts=None, settings=replace(made.settings, gamma=None))
+
+
+def _points(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Point, ...]:
+    """The load of each phase of each file, on average of its time, and its throughput; nothing where times are missing."""
+    phases: dict[tuple[str, Any], list[tuple[float, float, int]]] = {}
+    for file, row in rows:
+        told = _of(row, "metadata")
+        began, ended = told.get("request_start_ns"), told.get("request_end_ns")
+        if not isinstance(began, int) or not isinstance(ended, int) or ended <= began:
+            return ()
+        own = phases.setdefault((file, told.get("phase_index")), [])
+        own.append((began / 1e9, ended / 1e9, _output(row) or 0))
+    found = []
+    for own in phases.values():
+        began_s, ended_s, tokens = zip(*own, strict=True)
+        seconds = max(ended_s) - min(began_s)
+        inside = (sum(ended_s) - sum(began_s)) / seconds
+        found.append(Point(concurrency=max(1.0, inside), output_tok_s=sum(tokens) / seconds, what="speculating"))
+    return tuple(found)
 
 
 def _request(file: str, row: Mapping[str, Any], told: Mapping[str, Any]) -> ServedRequest:

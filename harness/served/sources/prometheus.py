@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from harness.served.observed import UNSAID
+import numpy as np
+
+from harness.served.observed import LEFT_OUT, UNSAID
 from harness.served.text import Text
 from simulator.errors import InputError
 
@@ -77,7 +79,14 @@ class Scrape:
 
     def without(self, label: str, value: str) -> Scrape:
         """The samples whose label is another one."""
-        kept = {name: [one for one in own if one[0].get(label) != value] for name, own in self.samples.items()}
+        return self._where(label, lambda own: own != value)
+
+    def of(self, label: str, values: Set[str]) -> Scrape:
+        """The samples of those servers, and those of none."""
+        return self._where(label, lambda own: own is None or own in values)
+
+    def _where(self, label: str, keeps: Callable[[str | None], bool]) -> Scrape:
+        kept = {name: [one for one in own if keeps(one[0].get(label))] for name, own in self.samples.items()}
         return Scrape(self.text, {name: own for name, own in kept.items() if own})
 
     def by_label(self, name: str, label: str) -> dict[str, float]:
@@ -111,10 +120,12 @@ class Scrape:
 
     def is_another(self, other: Scrape) -> bool:
         """Whether the two say that they are of different servers: by when those began, or by names that they are given."""
-        if self.began is not None and other.began is not None and abs(self.began - other.began) >= 1:
-            return True
         names = [(set(self.labels(label)), set(other.labels(label))) for label in _NAMES]
-        return any(here and there and not here & there for here, there in names)
+        if any(here and there and not here & there for here, there in names):
+            return True
+        if any(len(here | there) > 1 for (here, there), label in zip(names, _NAMES, strict=True) if label in _SURE):
+            return False  # of several, any may have begun anew
+        return self.began is not None and other.began is not None and abs(self.began - other.began) >= 1
 
 
 def _shared(one: Sequence[Samples], other: Sequence[Samples]) -> set[str]:
@@ -154,6 +165,8 @@ class Window:
     scrapes: tuple[Scrape, ...]
     grown: Counts
     since_start: bool
+    left_out: str = ""
+    """Which servers of its scrapes do not count, in a sentence; empty where all do."""
 
 
 def begins(line: str, engine: str) -> bool:
@@ -180,6 +193,7 @@ def remarks(found: Sequence[Window]) -> list[str]:
         told.append("scraped once: everything since the server began counts, its warm-up too")
     if len(found) > 1:
         told.append(f"the scrapes are of {len(found)} servers, or of one that began anew: each counts for itself")
+    told += [window.left_out for window in found if window.left_out]
     if any(len(window.scrapes) > 1 and window.scrapes[0].began is None for window in found):
         told.append(UNSAID)
     return told
@@ -234,18 +248,55 @@ def _check_of_one(own: Sequence[Scrape], first: Counts, last: Counts, grown: Cou
     )
 
 
-def _check_servers(before: Scrape, after: Scrape) -> None:
-    """Raise InputError where of several servers in a scrape one is gone, or began anew, in a later one: what it had counted
-    would be taken from what the others did since."""
-    counters = [name for name in before.samples if name.endswith("_total") and name in after.samples]
-    for label, name in itertools.product(_APART, counters):
-        was, now = (one.by_label(name.removesuffix("_total"), label) for one in (before, after))
-        gone = [server for server, value in was.items() if value > 0 and now.get(server, 0.0) < value - 0.5]
-        if gone and len(was) > 1:
+def _lasting(own: Sequence[Scrape], counters: Callable[[Scrape], Counts], clock: str) -> tuple[list[Scrape], str]:
+    """(the scrapes in order, of those servers in them that ran all the while, which others are left out): what one had
+    counted that is gone, or began anew, would be taken from what the others did since, and what another did before it was
+    first scraped would count. Raises InputError where none ran all the while."""
+    found, told = list(own), list[str]()
+
+    def counted(scrape: Scrape) -> float:
+        return counters(scrape).get(clock, 0.0)
+
+    for label in _APART:
+        there = [set(scrape.labels(label)) for scrape in found]
+        several, lasting = set.union(*there), set.intersection(*there)
+        if len(several) < 2:
+            continue
+        each = {server: [scrape.of(label, {server}) for scrape in found] for server in sorted(lasting)}
+        lasting -= {server for server, mine in each.items() if any(mine[0].is_another(one) for one in mine[1:])}
+        # One that began anew counts less later, and so may all together: the order is that of most.
+        order = _order_of_most([[counted(one) for one in each[server]] for server in sorted(lasting)])
+        found = [found[i].of(label, lasting) for i in order]
+        lasting -= {server for pair in itertools.pairwise(found) for server in _anew(*pair, label)}
+        if not lasting or not order:
             raise InputError(
-                f"{before.text.name} and {after.text.name}: of {len(was)} servers in the first {gone[0]} ({label}) is gone "
-                "or began anew in the other; give scrapes between which all of them ran, or those of one"
+                f"{own[0].text.name} and {own[-1].text.name}: of {len(several)} servers ({label}) none is known to have "
+                "run from the first scrape to the last; give scrapes between which all did"
             )
+        if others := sorted(several - lasting):
+            found = [scrape.of(label, lasting) for scrape in found]
+            told.append(f"{', '.join(others)} ({label}) did not run all the while: {LEFT_OUT}")
+    return sorted(found, key=counted), "; ".join(told)
+
+
+def _order_of_most(counts: Sequence[Sequence[float]]) -> list[int]:
+    """The order of scrapes in which most servers count up, of what each has counted in each; empty where as many say that
+    one scrape is before another as after it."""
+    if not counts:
+        return []
+    counted = np.array(counts)
+    votes = np.sign(counted[:, :, None] - counted[:, None, :])
+    most = np.sign(votes.sum(0))
+    if ((most == 0) & (votes != 0).any(0)).any():
+        return []
+    return [int(i) for i in np.argsort(most.sum(1), kind="stable")]
+
+
+def _anew(before: Scrape, after: Scrape, label: str) -> set[str]:
+    """The servers that counted less later."""
+    names = {name.removesuffix("_total") for name in before.samples if name.endswith("_total")}
+    counted = [(before.by_label(name, label), after.by_label(name, label)) for name in names]
+    return {server for was, now in counted for server, value in was.items() if now.get(server, 0.0) < value - 0.5}
 
 
 def _per_draft(counts: Counts) -> float | None:
@@ -278,11 +329,11 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
             own.append(scrape)
     found = []
     for own in servers:
-        own.sort(key=lambda scrape: counters(scrape).get(clock, 0.0))
-        first, last = counters(own[0]), counters(own[-1])
         if len(own) == 1:
-            found.append(Window(tuple(own), last, True))
+            found.append(Window(tuple(own), counters(own[0]), True))
             continue
+        own, left_out = _lasting(own, counters, clock)
+        first, last = counters(own[0]), counters(own[-1])
         for before, after in itertools.pairwise(own):
             earlier, later = counters(before), counters(after)
             if fell := [name for name, value in earlier.items() if later.get(name, 0.0) < value - 0.5]:
@@ -290,8 +341,7 @@ def windows(scrapes: Sequence[Scrape], counters: Callable[[Scrape], Counts], clo
                     f"{before.text.name} and {after.text.name}: {clock} rises from one to the other while {fell[0]} falls: "
                     "scrapes of two servers, or of one that began anew; give those of one"
                 )
-            _check_servers(before, after)
         grown = {name: value - first.get(name, 0.0) for name, value in last.items()}
         _check_of_one(own, first, last, grown)
-        found.append(Window(tuple(own), grown, False))
+        found.append(Window(tuple(own), grown, False, left_out))
     return found

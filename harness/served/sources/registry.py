@@ -30,7 +30,7 @@ from harness.served.sources.vllm_bench import VllmBench
 from harness.served.sources.vllm_log import VllmLog
 from harness.served.sources.vllm_metrics import VllmMetrics
 from harness.served.sources.vllm_requests import VllmRequests
-from harness.served.text import NO_TEXT, Progress, Text, read_texts
+from harness.served.text import DOCUMENT, NO_TEXT, Progress, Text, read_texts
 from simulator.arrivals import form_of
 from simulator.errors import InputError
 from simulator.numbers import counted
@@ -82,9 +82,11 @@ def read_files(
     for text, named in unknown:
         if named and not (by_source and _is_summary(text)):
             raise InputError(_reason(text) or f"{text.name}: is {_NONE}: {_known()}")
-        notes.append(f"{_reason(text) if _is_summary(text) else f'{text.name}: is {_NONE}'}: left out")
+        why = f" ({'; '.join(text.notes)})" if text.notes else ""
+        notes.append(f"{_reason(text) if _is_summary(text) else f'{text.name}: is {_NONE}{why}'}: left out")
     if not by_source:
-        blamed = next(filter(None, (_reason(text) for text, _ in unknown)), "")
+        own = [text for text, _ in unknown if DOCUMENT not in text.notes] or [text for text, _ in unknown]
+        blamed = next(filter(None, map(_reason, own)), "")
         text, others = unknown[0][0], len(unknown) - 1
         if others:
             raise InputError(

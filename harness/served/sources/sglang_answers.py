@@ -76,6 +76,8 @@ def _metas(one: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any], Map
     usage = own if isinstance(own := one.get("usage"), dict) else {}
     if isinstance(meta := one.get("meta_info"), dict):
         yield (meta.get("id") or one.get("id"), 0), meta, meta
+    if "request_parameters" in one:  # what the server itself writes into files
+        yield (one.get("id"), 0), one, one
     for choice in own if isinstance(own := one.get("choices"), list) else ():
         if isinstance(choice, dict) and isinstance(meta := choice.get("meta_info"), dict):
             yield (one.get("id"), choice.get("index", 0)), meta, {**usage, **meta}

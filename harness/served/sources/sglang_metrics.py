@@ -162,7 +162,8 @@ def _intervals(scrapes: Sequence[Scrape], length: float | None) -> list[Interval
             own = 1.0 if plain else scrape.positive("sglang:spec_accept_length") or length or 1.0
             found.append(
                 Interval(
-                    seconds=1.0, running=running, steady=True, generated_tok_s=rate, step_s=running * own / rate, plain=plain
+                    seconds=1.0, running=running, steady=True, generated_tok_s=rate, step_s=running * own / rate,
+                    plain=plain, kv_used=scrape.positive("sglang:token_usage"),
                 )
             )  # fmt: skip
     return found

@@ -26,6 +26,8 @@ _LOAD: Final = re.compile(
 _CACHED: Final = re.compile(r"Prefix cache hit rate: ([\d.]+)%")
 _SPEC: Final = re.compile(r"SpecDecoding metrics: (.*)")
 _LENGTH: Final = re.compile(rf"Mean acceptance length: {_NUMBER}")
+_KV_SIZE: Final = re.compile(r"KV cache size: ([\d,]+) tokens")
+_KV_USED: Final = re.compile(r"KV cache usage: (\d+(?:\.\d+)?)%")
 _NEWER: Final = re.compile(r"acceptance length|Per-position")
 _COUNTS: Final = re.compile(r"Accepted: (\d+) tokens, Drafted: (\d+) tokens")
 _POSITIONS: Final = re.compile(r"Per-position acceptance rate: ([\d., ]*\d)(?=, [A-Z]|[\s\"]*$)")
@@ -68,6 +70,7 @@ class _Line:
     engines: int = 1
     """How many engines the line is of."""
     cached: float | None = None
+    kv_used: float | None = None
 
 
 class VllmLog:
@@ -76,6 +79,7 @@ class VllmLog:
     name: ClassVar[str] = "vLLM's log"
     counts: ClassVar[str] = (
         "Avg generation throughput: |SpecDecoding metrics: |Speculative metrics: |non-default args: |V1 LLM engine "
+        "|KV cache size: "
     )
 
     def recognises(self, text: Text) -> bool:
@@ -143,7 +147,9 @@ def _read(parts: Sequence[Part]) -> Observation:
             "of /metrics"
         )  # fmt: skip
         return Observation(source=VllmLog.name, files=files, settings=settings, notes=(silent, *notes))
-    return _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
+    size = next((told[1] for line in lines if (told := _KV_SIZE.search(line))), "").replace(",", "")
+    whole = _observation(files, settings, drafts, gamma, _intervals(found, notes), notes)
+    return replace(whole, context_capacity=int(size or 0) or None)
 
 
 def _once(lines: Sequence[str], notes: list[str]) -> list[str]:
@@ -287,8 +293,9 @@ def _load(line: str, *, labelled: bool) -> _Line | None:
         return None
     engine = load[1] or ("all" if load[2] else "0")
     cached = float(found[1]) / 100 if (found := _CACHED.search(line)) else None
+    kv_used = float(found[1]) / 100 if (found := _KV_USED.search(line)) else None
     running, waiting = int(load[5]) / engines, int(load[6]) / engines
-    return _Line(stamp(line), engine, prompt, generated, running, waiting, None, engines, cached)
+    return _Line(stamp(line), engine, prompt, generated, running, waiting, None, engines, cached, kv_used)
 
 
 def _drafts(line: str, file: str, gamma: int | None) -> Drafts | None:
@@ -408,7 +415,7 @@ def _intervals(found: Sequence[_Line], notes: list[str]) -> list[Interval]:
             Interval(
                 seconds=seconds, running=running, steady=steady, waiting=one.waiting,
                 generated_tok_s=one.generated_tok_s, prompt_tok_s=one.prompt_tok_s, drafts=one.drafts,
-                cached=one.cached, plain=one.drafts is None,
+                cached=one.cached, kv_used=one.kv_used, plain=one.drafts is None,
             )
         )  # fmt: skip
     return intervals

@@ -99,7 +99,13 @@ class VllmMetrics:
         processes, gamma = _processes(found, counters), next(iter(gammas), 0)
         intervals = [one for window in found for one in _intervals(window, counters, gamma, processes or 1)]
         made = _observation(texts, found, models[0] if models else "", gamma or None, intervals)
-        return replace(made, remarks=_of_processes(scrapes, processes) if intervals else ())
+        return replace(made, remarks=(*_instances(scrapes), *_of_processes(scrapes, processes)) if intervals else ())
+
+
+def _instances(scrapes: Sequence[Scrape]) -> tuple[str, ...]:
+    """What to say of a scrape of several servers."""
+    several = max(len(scrape.by_server("vllm:generation_tokens", "model_name")) for scrape in scrapes)
+    return (f"{several} servers in the scrapes: what runs is told of one of them, on average",) if several > 1 else ()
 
 
 def _check_one_k(scrapes: Sequence[Scrape]) -> None:
@@ -176,7 +182,7 @@ def _processes(found: Sequence[Window], counters: Callable[[Scrape], Counts]) ->
         for before, after in itertools.pairwise(window.scrapes):
             slots, steps = (counters(after).get(name, 0.0) - counters(before).get(name, 0.0) for name in ("slots", "steps"))
             if slots > 0 and steps > 0:
-                each = slots / steps * max(len(after.labels("engine")), 1)
+                each = slots / steps * max(len(after.samples.get(_RUNNING, ())), 1)  # a gauge an engine, of every server
                 ends.append(((before.total(_RUNNING) or 0.0) / each, (after.total(_RUNNING) or 0.0) / each))
     sides = [[own[0] for own in ends], [own[1] for own in ends], [sum(own) / 2 for own in ends if min(own) > 0]]
     logs = [np.log([ratio for ratio in own if ratio > 0]) for own in sides]

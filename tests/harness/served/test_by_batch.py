@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from harness.served.by_batch import AtLoad, off_from, rows_of
@@ -24,6 +27,22 @@ def at(running: int, *gains: tuple[float, float], sure: int | None = None, own: 
         sure=sure is not None, gains=tuple(Estimate(value, low, value + 0.2) for value, low in gains), least=0,
         surely=frozenset(surely), tokens=float(running), over_none=Estimate(0.0, 0.0, 0.0),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("fewest", "surely"), [(1, 0), (8, 256), (256, 256)])
+def test_where_drafting_surely_pays_is_told_of_loads_that_were_served(
+    fewest: int, surely: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At one running, where nobody timed anything, it may lose: of 8 and more that says nothing."""
+    from harness.served import advice
+
+    def speeds(_acceptance: object, _costs: object, running: int, _least: int) -> npt.NDArray[np.float64]:
+        drafting = np.linspace(0.9, 2.0, 200) if running < 8 else np.linspace(1.1, 1.3, 200)
+        return np.stack([np.ones(200), drafting], 1)
+
+    monkeypatch.setattr(advice, "_speeds", speeds)
+    acceptance, costs = cast("Any", None), cast("Any", None)
+    assert advice._turns(acceptance, costs, fewest, 256) == (None, surely)
 
 
 def test_small_sure_gains_do_not_cut_off_larger_ones_at_higher_loads() -> None:

@@ -53,6 +53,11 @@ def test_files_that_hold_nothing_new_are_no_check_whatever_was_advised(tmp_path:
     (tmp_path / "loss").write_text(vllm_log(loss, LOADS))
     (tmp_path / "plain").write_text(vllm_log(loss, LOADS, k=lambda _: 0, method=""))
     assert run("advise", tmp_path / "before").stdout.count("set K to 2")
+    (tmp_path / "scrape").write_text(vllm_metrics(4000, (2400, 800, 160, 40, 8), 4000, 20, model="Org/Model-8B"))
+    (tmp_path / "copy").write_text((tmp_path / "before").read_text())
+    for later in ("scrape", "copy"):  # of two files one, by its name or by what it says
+        done = run("advise", tmp_path / "before", tmp_path / "scrape", "--check", tmp_path / later)
+        assert (done.exit_code, "nothing was served since" in done.stdout) == (3, True), done.output
     for words in (["before", "--check", "before"], ["loss", "plain", "--check", "plain"]):
         done = run("advise", *(word if word[0] == "-" else tmp_path / word for word in words))
         assert (done.exit_code, "nothing was served since" in done.stdout) == (3, True), done.output

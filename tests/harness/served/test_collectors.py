@@ -112,6 +112,18 @@ def test_a_log_that_was_cut_within_a_line_is_of_one_server(prefix: str, tmp_path
     assert len(_read_text(tmp_path, text[at:])) == 1
 
 
+def test_a_document_beside_a_log_is_left_out_though_it_quotes_one(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"# What this is\n\n    {SGLANG_LOGS[0].splitlines()[5]}\n")
+    (tmp_path / "log").write_text(LOGS[0])
+    [one], notes = read_files([tmp_path])
+    assert (one.settings.engine, len(notes)) == ("vLLM", 1)
+    assert "README.md" in notes[0]
+    (tmp_path / "log").rename(tmp_path / "log.md")
+    assert read_files([tmp_path / "log.md"])[0][0].intervals == one.intervals
+    with pytest.raises(InputError, match="name it itself where a server wrote it"):
+        read_files([tmp_path])
+
+
 def test_parts_of_sglangs_log_in_any_order_count_once(tmp_path: Path) -> None:
     lines = SGLANG_LOGS[0].splitlines(keepends=True)
     (tmp_path / "a").write_text("".join(lines[9:]))
@@ -129,6 +141,21 @@ def test_lines_of_two_servers_of_sglangs_that_nothing_tells_apart_are_refused(tm
     ranks = [line.replace(" TP0]", f" DP{i} TP0]") for pair in pairs for i, line in enumerate(pair)]
     [one] = _read_text(tmp_path, "\n".join(ranks) + "\n")
     assert len(one.intervals) == 80
+
+
+@pytest.mark.parametrize("loads", [[32, 4] * 15, [4, 8, 16, 32] * 8, [1, 64, 64] * 10])
+def test_a_server_whose_load_jumps_between_two_lines_is_one(loads: list[int], tmp_path: Path) -> None:
+    """Whether it jumped right after the line before or right before this one, nobody knows."""
+    [one] = _read_text(tmp_path, sglang_log(loads))
+    assert len(one.intervals) == len(loads)
+
+
+@pytest.mark.parametrize("others", [4, 32])
+def test_two_servers_of_other_loads_are_refused(others: int, tmp_path: Path) -> None:
+    logs = [sglang_log([n] * 20).splitlines() for n in (16, others)]
+    pairs = zip(logs[0][1:], logs[1][1:], strict=True)
+    with pytest.raises(InputError, match="of several servers"):
+        _read_text(tmp_path, "\n".join([logs[0][0], *(line for pair in pairs for line in pair)]) + "\n")
 
 
 @pytest.mark.parametrize("shape", ["row", "row with a port", "line", "compose"])

@@ -99,7 +99,7 @@ def test_a_bench_that_says_no_length_drafts_nothing_only_where_its_server_says_s
 OPENAI = {"id": "a", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
 
 
-@pytest.mark.parametrize("shape", ["native", "choice", "extension", "stream", "older", "bonus", "batch"])
+@pytest.mark.parametrize("shape", ["native", "choice", "extension", "stream", "older", "bonus", "batch", "file"])
 def test_sglangs_answers_in_any_shape(shape: str, tmp_path: Path) -> None:
     meta = dict(SGLANG_META)
     older = {"id": "r", "completion_tokens": 9, "prompt_tokens": 9, "spec_verify_ct": 4, "spec_accept_histogram": [2, 0, 2]}
@@ -113,6 +113,7 @@ def test_sglangs_answers_in_any_shape(shape: str, tmp_path: Path) -> None:
         "older": json.dumps({"meta_info": {**older, "spec_accept_token_num": 4, "spec_draft_token_num": 12}}),
         "bonus": json.dumps({"meta_info": {**meta, "spec_correct_drafts_histogram": [0, 2, 0, 2]}}),
         "batch": json.dumps([{"meta_info": meta}]),
+        "file": json.dumps({"request_parameters": json.dumps({"rid": "r", "text": "x"}), **meta}),
     }[shape]
     one = observed(tmp_path, text)
     assert one.drafts is not None

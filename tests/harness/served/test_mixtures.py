@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.served.advice import ran_at
 from harness.served.server import Server, together
 from harness.served.sources.registry import read_files
 from simulator.errors import InputError
@@ -86,6 +88,62 @@ def test_lengths_that_k_cannot_give_are_refused(tmp_path: Path) -> None:
     states = [{"last_gen_throughput": 9.0, "avg_spec_accept_length": 5.2}]
     with pytest.raises(InputError, match=r"info: 5\.20 tokens a draft are more than K = 3 gives"):
         server_of(tmp_path, info={**SGLANG_INFO, "internal_states": states})
+
+
+# --- How many were inside at a time ---
+
+
+def rows_inside(users: int, phase: int = 0) -> list[dict[str, Any]]:
+    """aiperf's rows of so many users, each of whom asks anew as soon as it is answered, 2 s later."""
+    rows = []
+    for i in range(10 * users):
+        row: dict[str, Any] = aiperf_row({"0": 2, "3": 1}, 12)
+        began = 1_795_661_991_000_000_000 + i // users * 2 * 10**9
+        row["metadata"] |= {"request_start_ns": began, "request_end_ns": began + 2 * 10**9, "phase_index": phase}
+        rows.append(row)
+    return rows
+
+
+def test_when_requests_began_and_ended_says_how_many_ran(tmp_path: Path) -> None:
+    """Each phase of each file is a load."""
+    one = server_of(tmp_path, rows=rows_inside(8))
+    assert [(p.concurrency, p.output_tok_s) for p in one.points] == [pytest.approx((8, 8 * 12 / 2))]
+    more = server_of(tmp_path, rows=rows_inside(2) + rows_inside(16, phase=1))
+    assert sorted(p.concurrency for p in more.points) == pytest.approx([2, 16])
+    cut = rows_inside(8)
+    del cut[3]["metadata"]["request_end_ns"]
+    assert not server_of(tmp_path, rows=cut).points
+
+
+def test_requests_that_say_nothing_of_drafts_ran_beside_those_that_do(tmp_path: Path) -> None:
+    """In their own file they count as load; of a file that has no others nobody knows what it is of."""
+    rows = rows_inside(8)
+    mixed = [without_drafts(row) if i % 2 else row for i, row in enumerate(rows)]
+    assert [p.concurrency for p in server_of(tmp_path, rows=mixed).points] == pytest.approx([8])
+    [silent], _ = read_files(write(tmp_path, rows=[without_drafts(row) for row in rows]))
+    assert not silent.points
+
+
+@captured
+def test_a_captured_run_of_four_users_had_about_four_inside() -> None:
+    assert CAPTURED is not None
+    [[one], _] = read_files([CAPTURED / "aiperf_c4" / "profile_export.jsonl"])
+    assert 3 < one.points[0].concurrency <= 4
+
+
+def test_loads_are_weighed_by_time_not_by_lines(tmp_path: Path) -> None:
+    """A line of SGLang's is of so many steps, and those of many requests are the longest: 8 run for 160 s, and 128 do."""
+    lines = sglang_log([8] * 80 + [128] * 20).splitlines()
+    at = datetime.fromisoformat(lines[0][1:20])
+    for i, line in enumerate(lines[1:], 1):
+        at += timedelta(seconds=2 if i <= 80 else 8)
+        rate = line.partition("(token/s): ")[2].partition(",")[0]
+        line = line.replace(rate, f"{float(rate) / 4:.2f}") if i > 80 else line
+        lines[i] = line.replace(line[1:20], str(at))
+    server = server_of(tmp_path, log="\n".join(lines))
+    ran = ran_at(server)
+    assert ran.count(128) == pytest.approx(len(ran) / 2, abs=1)
+    assert (server.running_at(0.05), server.running_at(0.95)) == (8, 128)
 
 
 # --- What says nothing of drafts ---

@@ -18,6 +18,7 @@ from results.store.database import Store
 from results.store.decisions import models_of
 from simulator.policies import PolicySpec
 from simulator.replay import replay
+from simulator.serving.command import ServedWith
 from tests.harness.served.advising import LOADS, run
 from tests.harness.served.writing import Truth, answers, vllm_log, vllm_metrics
 
@@ -141,3 +142,13 @@ def test_a_served_drafter_keeps_its_checkpoint(tmp_path: Path) -> None:
         assert done.exit_code == 0, (done.output, done.exception)
         store = Store(out / "specyard.duckdb")
         assert models_of(store.run(store.find_run("latest"))).checkpoints == named
+
+
+def test_a_served_look_up_is_kept_with_its_own_windows(tmp_path: Path) -> None:
+    log = vllm_log(Truth(), [8] * 20, method="ngram").replace("'model': 'Org/Draft'", "'prompt_lookup_max': 7")
+    (tmp_path / "log").write_text(log)
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "log"), "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    store = Store(tmp_path / "specyard.duckdb")
+    served = models_of(store.run(store.find_run("latest"))).served
+    assert served == {"ngram": ServedWith("vLLM", {"prompt_lookup_max": 7})}

@@ -416,6 +416,23 @@ def test_how_often_drafts_are_made_is_told_by_who_saw_enough(tmp_path: Path) -> 
     assert (both.coverage, both.tokens_per_step) == (alone.coverage, alone.tokens_per_step)
 
 
+@pytest.mark.parametrize("servers", [1, 4])
+def test_what_runs_is_told_of_one_server_of_several(servers: int, tmp_path: Path) -> None:
+    """A fleet's loads were as many times a server's, and each server's flags for loads that it never has."""
+
+    def scrape(i: int) -> str:
+        drafts = 1000 * i
+        one = vllm_metrics(drafts, (750 * i, 500 * i, 300 * i), drafts, 10 * i, steps=100 * i)
+        one = one.replace(
+            'num_requests_running{engine="0",model_name="m"} 0.0', 'num_requests_running{engine="0",model_name="m"} 10.0'
+        )
+        return "".join(one.replace("{", f'{{instance="10.0.0.{name}:8000",') for name in range(servers))
+
+    found = served(tmp_path, **{f"scrape{i}": scrape(i) for i in range(1, 9)})
+    assert {one.running for one in found.intervals} == {10.0}
+    assert any("4 servers in the scrapes" in note for one in found.observations for note in one.remarks) == (servers == 4)
+
+
 def test_what_says_nothing_is_left_out_beside_what_does(tmp_path: Path) -> None:
     """An idle scrape, and a benchmark's summary that a shell's star named too; alone they are refused."""
     log, idle = vllm_log(Truth(), [4] * 20), vllm_metrics(0, (), 0, 0, model="Org/Model-8B")
@@ -429,21 +446,38 @@ def test_what_says_nothing_is_left_out_beside_what_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["pod", "instance", "WorkerId"])
-@pytest.mark.parametrize("becomes", ["gone", "anew", "there"])
+@pytest.mark.parametrize("becomes", ["gone", "anew", "new", "there"])
 def test_a_server_of_several_that_is_gone_takes_nothing_from_the_others(label: str, becomes: str, tmp_path: Path) -> None:
-    """Its old counts were taken from what the others did since: 2.1 tokens a draft where it was 2.7."""
+    """Its old counts were taken from what the others did since: 2.1 tokens a draft where it was 2.7. Those alone count that
+    ran from the first scrape to the last, each since it began to count."""
 
-    def scrape(**counts: tuple[int, tuple[int, int, int], int, int]) -> str:
-        return "".join(vllm_metrics(*own).replace("{", f'{{{label}="{name}",') for name, own in counts.items())
+    began = {"b": 2000.0}
+
+    def scrape(*, anew: bool = False, **counts: tuple[int, tuple[int, int, int], int, int]) -> str:
+        made = {name: vllm_metrics(*own, began=began.get(name, 1000.0) if anew else 1000.0) for name, own in counts.items()}
+        return "".join(text.replace("{", f'{{{label}="{name}",') for name, text in made.items())
 
     first = {"a": (1000, (750, 500, 300), 4000, 20), "b": (900, (400, 100, 50), 2000, 20)}
     later = {"a": (3000, (2250, 1500, 900), 12000, 60), "b": (1900, (800, 200, 100), 4000, 40)}
-    later |= {"gone": {}, "anew": {"b": (200, (80, 20, 10), 400, 4)}, "there": {}}[becomes]
-    if becomes == "gone":
-        del later["b"]
-    texts = {"before": scrape(**first), "later": scrape(**later)}
+    if becomes == "anew":
+        later["b"] = (200, (80, 20, 10), 400, 4)
+    if becomes in ("gone", "new"):
+        del {"gone": later, "new": first}[becomes]["b"]
+    texts = {"before": scrape(**first), "later": scrape(anew=becomes == "anew", **later)}
+    found = served(tmp_path, **texts)
     if becomes == "there":
-        assert served(tmp_path, **texts).drafts.drafts == 3000
+        assert found.drafts.drafts == 3000
         return
-    with pytest.raises(InputError, match=rf"of 2 servers in the first b \({label}\) is gone or began anew|rises .* falls"):
-        served(tmp_path, **texts)
+    assert (found.drafts.drafts, found.drafts.accepted_at) == (2000, (1500, 1000, 600))
+    assert any(f"b ({label}) did not run all the while: left out" in note for note in found.notes)
+    (tmp_path / "began").mkdir()
+    long = (9000, (4000, 1000, 500), 20000, 200)
+    before = scrape(a=first["a"], b=long, c=first["a"])  # the most is counted before one begins anew
+    found = served(tmp_path / "began", a=before, z=scrape(a=later["a"], b=(200, (80, 20, 10), 400, 4), c=later["a"]))
+    assert (found.drafts.drafts, found.drafts.accepted_at) == (4000, (3000, 2000, 1200))
+    (tmp_path / "unsaid").mkdir()
+    with pytest.raises(InputError, match=rf"of 2 servers \({label}\) none is known to have run from the first"):
+        served(tmp_path / "unsaid", m=scrape(**{**first, "b": long}), n=scrape(a=later["a"], b=(200, (80, 20, 10), 400, 4)))
+    few, some, many = ((n, (n, n, n), 4 * n, n) for n in (10, 1000, 3000))
+    with pytest.raises(InputError, match=rf"of 2 servers \({label}\) none is known to have run from the first"):
+        served(tmp_path, a=scrape(a=some, b=few), b=scrape(a=few, b=many), c=scrape(a=many, b=few))

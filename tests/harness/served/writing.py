@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 SURVIVAL = (0.75, 0.5, 0.3)
 EVERY_S = 10
@@ -90,8 +91,8 @@ def _stretch(
     accepted, stamp = sum(accepted_at), f"(APIServer pid=1) INFO {at:%m-%d %H:%M:%S}"
     lines = [
         f"{stamp} [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Avg generation throughput: "
-        f"{(slots + accepted) / EVERY_S:.1f} tokens/s, Running: {running} reqs, Waiting: 0 reqs, GPU KV cache usage: 10.0%, "
-        "Prefix cache hit rate: 0.0%"
+        f"{(slots + accepted) / EVERY_S:.1f} tokens/s, Running: {running} reqs, Waiting: 0 reqs, GPU KV cache usage: "
+        f"{running / 50:.1f}%, Prefix cache hit rate: 0.0%"
     ]
     if drafts:
         rates = ", ".join(f"{c / drafts:.3f}" for c in [*accepted_at, *[0] * (gamma - len(accepted_at))])
@@ -157,6 +158,50 @@ class Clients:
     """Seconds that each token of a prompt takes."""
     survival: Callable[[int], tuple[float, ...]] | None = None
     """By users; the server's own without it."""
+    differ: bool = False
+    """Whether answers are of half to one and a half times as many tokens, so that they end one by one."""
+    think_s: float = 0.0
+    """Seconds until they ask again, on average: at times nothing runs."""
+
+
+class _Step(NamedTuple):
+    """A step of a server that clients ask."""
+
+    now_s: float
+    """When it ends."""
+    took_s: float
+    users: int
+    running: int
+    new: int
+    """Whose prompts were computed beside."""
+    left: int
+    """That run on."""
+    accepted: npt.NDArray[np.int_]
+    """Whether each request's drafts were, [running, K]."""
+    given: int
+    """Tokens of answers."""
+
+
+def _walked(truth: Truth, clients: Clients, k: int, seconds: float, seed: int) -> Iterator[_Step]:
+    rng, left, now_s, asks_s = np.random.default_rng(seed), np.zeros(0, int), 0.0, np.zeros(clients.users(0.0))
+    while now_s < seconds:
+        n = clients.users(now_s)
+        new, running = max(n - len(left), 0), len(left)
+        if clients.think_s:
+            now_s = now_s if running else max(now_s, float(asks_s.min()))
+            new, asks_s = int((asks_s <= now_s).sum()), asks_s[asks_s > now_s]
+        survival = np.array(clients.survival(n) if clients.survival else truth.survival)[:k]
+        alphas = survival / [1.0, *survival[:-1]][: len(survival)]
+        accepted = np.cumprod(rng.random((running, k)) < alphas, 1).astype(int)
+        told = np.minimum(accepted.sum(1) + 1, left)
+        took_s = truth.step_s(k, max(running, 1)) + new * clients.prompt * clients.prompt_s
+        left = left - told
+        ended = int((left <= 0).sum())
+        answers = rng.integers(clients.answer // 2, clients.answer * 3 // 2, new) if clients.differ else clients.answer
+        left = np.concatenate([left[left > 0], np.full(new, answers) - 1])
+        now_s += took_s
+        asks_s = np.concatenate([asks_s, now_s + rng.exponential(clients.think_s, ended)])
+        yield _Step(now_s, took_s, n, running, new, len(left), accepted, int(told.sum()) + new)
 
 
 def clients_log(
@@ -164,37 +209,55 @@ def clients_log(
 ) -> tuple[str, dict[int, float]]:
     """(vLLM's log of a server that drafts so many tokens, tokens a second by users), walked step by step and request by
     request: what an answer's end cuts counts as accepted, and the first token comes of no draft."""
-    rng, begin = np.random.default_rng(seed), datetime(2026, 11, 27, 2, 0, 0)
-    gamma, now_s, until_s = len(truth.survival), 0.0, float(EVERY_S)
-    left, slots, drafts, at, prompts, given = np.zeros(0, int), 0, 0, np.zeros(gamma, int), 0, 0
+    begin, gamma, until_s = datetime(2026, 11, 27, 2, 0, 0), len(truth.survival), float(EVERY_S)
+    slots, drafts, at, prompts, given = 0, 0, np.zeros(gamma, int), 0, 0
     by_users, spent = dict[int, float](), dict[int, float]()
     config = (
         f"'speculative_config': {{'method': '{method}', 'model': 'Org/D', 'num_speculative_tokens': {gamma}}}" if k else ""
     )
     lines = [f"(APIServer pid=1) INFO 11-27 01:59:00 [a.py:1] non-default args: {{'model': 'Org/Model-8B', {config}}}"]
-    while now_s < seconds:
-        n = clients.users(now_s)
-        new, running = max(n - len(left), 0), len(left)
-        survival = np.array(clients.survival(n) if clients.survival else truth.survival)[:k]
-        alphas = survival / [1.0, *survival[:-1]][: len(survival)]
-        accepted = np.cumprod(rng.random((running, k)) < alphas, 1).astype(int)
-        told = np.minimum(accepted.sum(1) + 1, left)
-        took_s = truth.step_s(k, max(running, 1)) + new * clients.prompt * clients.prompt_s
-        slots, drafts, prompts = slots + running, drafts + (running if k else 0), prompts + new * clients.prompt
-        at[:k] += accepted.sum(0)
-        given += int(told.sum()) + new
-        by_users[n], spent[n] = by_users.get(n, 0.0) + told.sum() + new, spent.get(n, 0.0) + took_s
-        left = left - told
-        left = np.concatenate([left[left > 0], np.full(new, clients.answer - 1)])
-        now_s += took_s
-        if now_s >= until_s:
+    for step in _walked(truth, clients, k, seconds, seed):
+        n, running = step.users, step.running
+        slots, drafts, prompts = slots + running, drafts + (running if k else 0), prompts + step.new * clients.prompt
+        at[:k] += step.accepted.sum(0)
+        given += step.given
+        by_users[n], spent[n] = by_users.get(n, 0.0) + step.given, spent.get(n, 0.0) + step.took_s
+        if step.now_s >= until_s:
             load, *rest = _stretch(
-                begin + timedelta(seconds=until_s), len(left), slots, drafts, drafts * k, at.tolist(), gamma
+                begin + timedelta(seconds=until_s), step.left, slots, drafts, drafts * k, at.tolist(), gamma
             )
             load = re.sub(r"prompt throughput: [\d.]+", f"prompt throughput: {prompts / EVERY_S:.1f}", load)
             lines += [re.sub(r"generation throughput: [\d.]+", f"generation throughput: {given / EVERY_S:.1f}", load), *rest]
             slots, drafts, at, prompts, given, until_s = 0, 0, np.zeros(gamma, int), 0, 0, until_s + EVERY_S
     return "\n".join(lines) + "\n", {n: by_users[n] / spent[n] for n in by_users}
+
+
+def sglang_clients_log(
+    truth: Truth, clients: Clients, k: int, seconds: float, every: int, seed: int = 0
+) -> tuple[str, float]:
+    """(SGLang's log of such a server, a line of each prompt and of so many decoding steps; tokens a second)."""
+    begin, gamma, last_s, given, tokens, slots, decoded = datetime(2026, 11, 27, 2), len(truth.survival), 0.0, 0, 0, 0, 0
+    drafts = f"speculative_algorithm='EAGLE3', speculative_num_draft_tokens={gamma + 1}, " if k else ""
+    lines = [f"[{begin}] server_args=ServerArgs(model_path='Org/M', {drafts}decode_log_interval={every})"]
+    for step in _walked(truth, clients, k, seconds, seed):
+        stamp = f"[{begin + timedelta(seconds=int(step.now_s))} TP0]"
+        given, tokens, slots = given + step.given, tokens + int(step.accepted.sum()) + step.running, slots + step.running
+        if step.new:
+            lines.append(
+                f"{stamp} Prefill batch, #new-seq: {step.new}, #new-token: {step.new * clients.prompt}, #cached-token: 0, "
+                f"token usage: 0.10, #running-req: {step.running}, #queue-req: 0, cuda graph: False, input throughput "
+                "(token/s): 9.00"
+            )
+        decoded += 1 if step.running else 0
+        if decoded == every:
+            length = tokens / slots
+            share = f"accept len: {length:.2f}, accept rate: {(length - 1) / gamma:.2f}, " if k else ""
+            lines.append(
+                f"{stamp} Decode batch, #running-req: {step.running}, #token: 9, token usage: 0.10, {share}cuda graph: "
+                f"True, gen throughput (token/s): {tokens / (step.now_s - last_s):.2f}, #queue-req: 0"
+            )
+            last_s, tokens, slots, decoded = step.now_s, 0, 0, 0
+    return "\n".join(lines) + "\n", given / step.now_s
 
 
 def sglang_log(running: Sequence[int], *, length: float = 2.5, gamma: int = 3, begins: str = "10:00:00") -> str:
