@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,11 @@ import pytest
 from simulator.arrivals import RecordedRequests, Window
 from simulator.errors import InputError
 
+Write = Callable[[str, str], Path]
+
 
 @pytest.fixture
-def written(tmp_path: Path) -> object:
+def written(tmp_path: Path) -> Write:
     def write(name: str, text: str) -> Path:
         file = tmp_path / name
         file.write_text(text)
@@ -26,7 +27,6 @@ def written(tmp_path: Path) -> object:
     return write
 
 
-Write = object
 FORMS = {
     "own.csv": "arrival_s,prompt_tokens,output_tokens\n10,5,3\n12,7,2\n",
     "azure.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,5,3\n"
@@ -45,7 +45,7 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_says_the_same(name: str, written: Write) -> None:
-    found = RecordedRequests.read(written(name, FORMS[name]))  # type: ignore[operator]
+    found = RecordedRequests.read(written(name, FORMS[name]))
     assert found.arrival_s == pytest.approx([0, 2])
     assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([5, 7], [3, 2])
     assert found.notes[0].startswith(name)
@@ -63,7 +63,7 @@ def test_of_a_gateways_log_whatever_has_usage_is_load(written: Write) -> None:
         + gateway(usage={"prompt_tokens": 9, "completion_tokens": 0}, time="2026-11-03T09:00:02+00:00")
         + gateway(usage=None, path="/v1/models") * 2 + gateway(usage=None, status=503)
     )  # fmt: skip
-    found = RecordedRequests.read(written("access.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", text))
     assert found.arrival_s == pytest.approx([0, 1, 3.5])
     assert found.output_tokens.tolist() == [3, 1, 3]
     assert any("arrival" in note for note in found.notes)
@@ -72,7 +72,7 @@ def test_of_a_gateways_log_whatever_has_usage_is_load(written: Write) -> None:
 
 def test_beside_a_duration_a_time_is_the_end(written: Write) -> None:
     text = gateway(duration_ms=2000) + gateway(time="2026-11-03T09:00:05Z", duration_ms=500)
-    found = RecordedRequests.read(written("access.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", text))
     assert found.arrival_s == pytest.approx([0, 2.0])  # 2.5 and 4.5 s past nine
     assert any("duration_ms" in note for note in found.notes)
 
@@ -84,7 +84,7 @@ MODELS = '{"time": "2026-11-03T09:00:00Z", "path": "/v1/models", "status": 200}\
 def test_what_is_no_request_decides_nothing_of_a_log(written: Write) -> None:
     """A log that begins with a listing of models is a gateway's log, and its durations are durations."""
     text = MODELS + gateway(duration_ms=2000) + gateway(time="2026-11-03T09:00:05Z", duration_ms=500)
-    found = RecordedRequests.read(written("access.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", text))
     assert found.arrival_s == pytest.approx([0, 2.0])
     [note] = [note for note in found.notes if "taken for" in note]
     assert "duration_ms" in note
@@ -93,7 +93,7 @@ def test_what_is_no_request_decides_nothing_of_a_log(written: Write) -> None:
 
 def test_lines_with_and_without_a_duration_are_taken_each_by_itself_and_counted(written: Write) -> None:
     text = gateway(duration_ms=None) * 3 + gateway(duration_ms=2000) + gateway(duration_ms=None, latency_s=1)
-    found = RecordedRequests.read(written("access.jsonl", MODELS + text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", MODELS + text))
     assert found.arrival_s == pytest.approx([0, 1, 2, 2, 2])
     [note] = [note for note in found.notes if "taken for" in note]
     assert "end of 2 requests" in note
@@ -104,18 +104,18 @@ def test_lines_with_and_without_a_duration_are_taken_each_by_itself_and_counted(
 @pytest.mark.parametrize("stamp", [1762160404.5, 1762160404500, 1762160404500000, 1762160404500000000, "1762160404.5"])
 def test_times_in_any_unit_since_1970(stamp: object, written: Write) -> None:
     text = gateway(time="2025-11-03T09:00:00Z") + gateway(time=stamp)
-    found = RecordedRequests.read(written("access.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", text))
     assert found.arrival_s == pytest.approx([0, 4.5], abs=1e-3)
 
 
 def test_a_line_ends_where_json_lines_end(written: Write) -> None:
     """U+2028 is a line's end to `str.splitlines`, and a character like others within a JSON string."""
-    found = RecordedRequests.read(written("access.jsonl", gateway(user="a_b").replace("_b", "\u2028b") + gateway()))  # type: ignore[operator]
+    found = RecordedRequests.read(written("access.jsonl", gateway(user="a_b").replace("_b", "\u2028b") + gateway()))
     assert len(found.arrival_s) == 2
 
 
 def test_a_file_is_sped_up(written: Write) -> None:
-    file = written("own.csv", FORMS["own.csv"])  # type: ignore[operator]
+    file = written("own.csv", FORMS["own.csv"])
     assert RecordedRequests.read(file, 4.0).arrival_s == pytest.approx([0, 0.5])
 
 
@@ -130,7 +130,7 @@ def test_a_file_is_sped_up(written: Write) -> None:
 )
 def test_what_a_server_or_a_gateway_without_usage_wrote_is_called_by_its_name(text: str, what: str, written: Write) -> None:
     with pytest.raises(InputError, match=what):
-        RecordedRequests.read(written("given", text))  # type: ignore[operator]
+        RecordedRequests.read(written("given", text))
 
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
@@ -165,7 +165,7 @@ HEAD = "arrival_s,prompt_tokens,output_tokens\n"
 )
 def test_what_is_wrong_is_named(text: str, message: str, written: Write) -> None:
     with pytest.raises(InputError, match=message):
-        RecordedRequests.read(written("some.txt", text))  # type: ignore[operator]
+        RecordedRequests.read(written("some.txt", text))
 
 
 def test_a_broken_archive(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_files_as_they_are_downloaded(name: str, how: str, tmp_path: Path) -> No
 def test_a_stretch_of_a_log(window: str, arrivals: list[float] | None, written: Write) -> None:
     """Whoever came from its beginning to before its end, in seconds since the first request of the file."""
     rows = "".join(f"{10 + 2 * i},{i + 1},1\n" for i in range(4))
-    file = written("own.csv", "arrival_s,prompt_tokens,output_tokens\n" + rows)  # type: ignore[operator]
+    file = written("own.csv", "arrival_s,prompt_tokens,output_tokens\n" + rows)
     if arrivals is None:
         with pytest.raises(InputError, match=r"window|within"):
             RecordedRequests.read(file, 1.0, Window.parse(window))
@@ -272,7 +272,7 @@ def test_published_headers_stamps_and_failures(name: str, packed: bool, tmp_path
 
 def test_a_few_lengths_that_fit_no_blocks_leave_the_others_theirs(written: Write) -> None:
     rows = [mooncake(hash_ids=[0, 7, 8 + i]) for i in range(99)]
-    found = RecordedRequests.read(written("mooncake.jsonl", "".join([*rows, mooncake(hash_ids=[0])])))  # type: ignore[operator]
+    found = RecordedRequests.read(written("mooncake.jsonl", "".join([*rows, mooncake(hash_ids=[0])])))
     assert found.blocks is not None
     assert found.blocks.tokens == 512
 
@@ -293,7 +293,7 @@ def mooncake(**more: object) -> str:
 )
 def test_blocks_that_prompts_have_in_common(text: str, tokens: int | None, ids: list[int], written: Write) -> None:
     """Whole blocks alone; of a size that the file says, its format has, or its numbers fit; else none, and that is said."""
-    found = RecordedRequests.read(written("mooncake.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("mooncake.jsonl", text))
     if tokens is None:
         assert found.blocks is None
         assert "left out" in found.notes[-1]
@@ -306,7 +306,7 @@ def test_sessions_of_weka_have_blocks_of_their_own(written: Write) -> None:
     """A document a session, whose hashes count from 1 in each; markers of subagents are counted."""
     asked = [{"t": 0.0, "type": "n", "in": 64, "out": 3, "hash_ids": [1]}, {"t": 2, "in": 70, "out": 2, "hash_ids": [1, 2]}]
     session = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": [*asked, {"t": 3.0, "type": "subagent"}]}
-    found = RecordedRequests.read(written("weka.jsonl", (json.dumps(session) + "\n") * 2))  # type: ignore[operator]
+    found = RecordedRequests.read(written("weka.jsonl", (json.dumps(session) + "\n") * 2))
     assert found.arrival_s.tolist() == [0, 0, 2, 2]
     assert found.blocks is not None
     assert (found.blocks.tokens, found.blocks.ids.tolist()) == (64, [0, 1, 0, 1])
@@ -325,7 +325,7 @@ def test_what_agents_within_a_session_asked_is_load(began: float, first: bool, w
     last: list[dict[str, object]] = [{"t": 30.0, "in": 384, "out": 30, "hash_ids": [1, 2, 3, 4, 10, 11]}]
     rows = [*agents, *own, *last] if first else [*own, *agents, *last]
     session = {"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": rows}
-    found = RecordedRequests.read(written("weka.jsonl", json.dumps(session) + "\n"))  # type: ignore[operator]
+    found = RecordedRequests.read(written("weka.jsonl", json.dumps(session) + "\n"))
     assert found.arrival_s.tolist() == [0, 3, 8, 9, 30]
     assert found.output_tokens.tolist() == [50, 40, 60, 6, 30]
     assert found.blocks is not None
@@ -336,10 +336,10 @@ def test_what_agents_within_a_session_asked_is_load(began: float, first: bool, w
 def test_one_session_that_begins_late_has_a_clock_of_its_own_too(written: Write) -> None:
     """Its first request came to nothing."""
     sessions = [{"requests": [{"t": 0.0, "in": 5, "out": int(i != 1)}, {"t": 2.5, "in": 5, "out": 3}]} for i in range(3)]
-    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, sessions))))  # type: ignore[operator]
+    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, sessions))))
     assert any("3 sessions" in note for note in found.notes)
     apart = [{"requests": [{"t": 60.0 * i, "in": 5, "out": 3}]} for i in range(3)]
-    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, apart))))  # type: ignore[operator]
+    found = RecordedRequests.read(written("weka.jsonl", "\n".join(map(json.dumps, apart))))
     assert not any("sessions" in note for note in found.notes)
 
 
@@ -350,7 +350,7 @@ def test_a_block_is_found_only_behind_the_same_blocks(written: Write) -> None:
         {"chat_id": i, "timestamp": 30 * i, "input_length": 16 * len(own), "output_length": 1, "hash_ids": own}
         for i, own in enumerate(hashes)
     ]
-    found = RecordedRequests.read(written("bailian.jsonl", "\n".join(map(json.dumps, rows))))  # type: ignore[operator]
+    found = RecordedRequests.read(written("bailian.jsonl", "\n".join(map(json.dumps, rows))))
     assert found.blocks is not None
     seen, hits = set[tuple[int, ...]](), list[int]()
     for own in hashes:  # the slow and obvious twin
@@ -365,9 +365,9 @@ def test_a_block_is_found_only_behind_the_same_blocks(written: Write) -> None:
 def test_sessions_with_clocks_of_their_own_are_told(written: Write) -> None:
     sessions = [{"id": i, "requests": [{"t": 0.0, "in": 5, "out": 3}, {"t": 9.0, "in": 5, "out": 3}]} for i in range(3)]
     text = "\n".join(map(json.dumps, sessions))
-    found = RecordedRequests.read(written("weka.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("weka.jsonl", text))
     assert any("3 sessions" in note and "at once" in note for note in found.notes)
-    one = RecordedRequests.read(written("weka.jsonl", json.dumps(sessions[0]) + "\n"))  # type: ignore[operator]
+    one = RecordedRequests.read(written("weka.jsonl", json.dumps(sessions[0]) + "\n"))
     assert not any("at once" in note for note in one.notes)
 
 
@@ -375,10 +375,10 @@ def test_a_trace_of_many_days_counts_from_its_beginning(written: Write) -> None:
     """12 days are 1.04 thousand million milliseconds, which since 1970 would be a time too; where all are such, they are."""
     day_ms = 86_400_000
     rows = [{"timestamp": day * day_ms, "input_length": 5, "output_length": 1} for day in (0, 11, 12)]
-    found = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, rows))))  # type: ignore[operator]
+    found = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, rows))))
     assert found.arrival_s.tolist() == [0, 11 * 86400, 12 * 86400]
     since = [row | {"timestamp": 1764150000000 + int(row["timestamp"])} for row in rows]
-    again = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, since))))  # type: ignore[operator]
+    again = RecordedRequests.read(written("m.jsonl", "\n".join(map(json.dumps, since))))
     assert again.arrival_s.tolist() == [0, 11 * 86400, 12 * 86400]
 
 
@@ -387,162 +387,19 @@ def test_failures_in_a_gateways_table_are_no_load(written: Write) -> None:
     rows = (
         "2026-11-26T10:00:00Z,2026-11-26T10:00:02Z,100,20,success\n2026-11-26T10:00:05Z,2026-11-26T10:00:05Z,0,0,failure\n"
     )
-    found = RecordedRequests.read(written("spend.csv", head + rows))  # type: ignore[operator]
+    found = RecordedRequests.read(written("spend.csv", head + rows))
     assert found.prompt_tokens.tolist() == [100]
     assert "1 line" in found.notes[-1]
 
 
 def test_turns_that_come_after_an_answer_are_counted_not_guessed(written: Write) -> None:
     later = json.dumps({"session_id": "a", "delay": 500, "input_length": 9, "output_length": 1}) + "\n"
-    found = RecordedRequests.read(written("mooncake.jsonl", mooncake() + later))  # type: ignore[operator]
+    found = RecordedRequests.read(written("mooncake.jsonl", mooncake() + later))
     assert len(found.arrival_s) == 1
     assert "delay" in found.notes[-1]
 
 
 def test_times_in_another_unit_than_the_formats_are_noticed(written: Write) -> None:
     text = "".join(mooncake(timestamp=i / 2, hash_ids=[]) for i in range(40))
-    found = RecordedRequests.read(written("mooncake.jsonl", text))  # type: ignore[operator]
+    found = RecordedRequests.read(written("mooncake.jsonl", text))
     assert any("milliseconds" in note and "--speed 0.001" in note for note in found.notes)
-
-
-def test_a_prompt_of_anthropics_usage_is_all_that_was_read(written: Write) -> None:
-    """Most of it from a cache, and all of it at times."""
-    cached = {"cache_creation_input_tokens": 1200, "cache_read_input_tokens": 18000, "output_tokens": 150}
-    text = gateway(usage={"input_tokens": 3, **cached}) + gateway(usage={"input_tokens": 0, **cached})
-    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
-    assert found.prompt_tokens.tolist() == [19203, 19200]
-
-
-def test_what_no_engine_decoded_is_no_load(written: Write) -> None:
-    """Embeddings, though they count 0 tokens of an answer, and what a gateway had in its own cache."""
-    embedded = {"prompt_tokens": 512, "total_tokens": 512, "completion_tokens": 0}
-    text = (
-        gateway() + gateway(usage=embedded, path="/v1/embeddings") * 2 + gateway(cache_hit="True") + gateway(cache_hit=False)
-    )
-    text += gateway(usage=embedded, call_type="aembedding", path=None) + gateway(usage=embedded)  # a client that went away
-    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
-    assert found.output_tokens.tolist() == [3, 3, 1]
-    assert "4 lines" in found.notes[-1]
-
-
-def test_requests_of_several_models_are_told(written: Write) -> None:
-    text = gateway(model="8b") * 3 + gateway(model="70b") + gateway(response=json.dumps({"model": "8b"}))
-    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
-    [note] = [note for note in found.notes if "models" in note]
-    assert "4 8b, 1 70b" in note
-    assert not any("models" in note for note in RecordedRequests.read(written("b.jsonl", gateway(model="8b") * 2)).notes)  # type: ignore[operator]
-    burst = RecordedRequests.read(written("burst.csv", FORMS["burst.csv"].replace("5,GPT-4", "5,ChatGPT")))  # type: ignore[operator]
-    assert any("2 models" in note for note in burst.notes)
-
-
-def test_answers_of_unknown_length_make_the_load_less_than_it_was(written: Write) -> None:
-    """Streams say their usage only where they are asked to."""
-    text = gateway() * 10 + gateway(usage=None) * 30 + gateway(usage=None, path="/health") + gateway(usage=None, status=503)
-    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
-    [note] = [note for note in found.notes if "include_usage" in note]
-    assert "30 of 40" in note
-    assert "--speed 4 " in note
-
-
-@pytest.mark.parametrize(
-    ("fields", "came"),
-    [
-        ({"latency": "8.53s"}, -8.53),
-        ({"latency": "250ms"}, -0.25),
-        ({"duration": "1m3.5s"}, -63.5),
-        ({"duration": "0:00:08.5"}, -8.5),
-        ({"duration": "PT8.5S"}, -8.5),
-        ({"elapsed": "PT1M1.5S"}, -61.5),
-        ({"upstream_response_time": "0.5, 8.0"}, -8.5),
-        ({"upstream_response_time": "-"}, 0.0),
-        ({"request_time": "8.531", "upstream_response_time": "8.5"}, -8.531),
-        ({"latency": "soon"}, None),
-        ({"latency": "8.53"}, None),
-    ],
-)
-def test_durations_as_text(fields: dict[str, str], came: float | None, written: Write) -> None:
-    text = gateway(time="2026-11-03T09:02:00Z", **fields) + gateway(time="2026-11-03T09:02:00Z", duration_s=100)
-    file = written("a.jsonl", text)  # type: ignore[operator]
-    if came is None:
-        with pytest.raises(InputError, match="has no unit"):
-            RecordedRequests.read(file)
-        return
-    assert RecordedRequests.read(file).arrival_s == pytest.approx([0, 100 + came])
-
-
-@pytest.mark.parametrize("wrapped", ["cut", "banner", "brackets", "warnings", "docker", "kubernetes"])
-def test_a_log_as_it_is_copied_off_a_machine(wrapped: str, written: Write) -> None:
-    """What a program says beside is counted; the last line may be cut; runtimes wrap each line."""
-    lines = [gateway(time=f"2026-11-03T09:00:0{i}Z") for i in range(4)]
-    text = {
-        "cut": "".join(lines) + gateway()[:50],
-        "banner": "INFO starting gateway on :8080\n" + "".join(lines),
-        "brackets": "[2026-11-03 09:00] INFO starting\n" + "".join(lines),
-        "warnings": lines[0] + "WARN slow upstream\n" + "".join(lines[1:]),
-        "docker": "".join(
-            json.dumps({"log": line, "stream": "stdout", "time": "2026-11-03T10:00:00Z"}) + "\n" for line in lines
-        ),
-        "kubernetes": "".join(f"2026-11-03T10:00:00.1Z stdout F {line}" for line in lines),
-    }[wrapped]
-    found = RecordedRequests.read(written("a.log", text))  # type: ignore[operator]
-    assert found.arrival_s.tolist() == [0, 1, 2, 3]
-    noise = {"docker": 0, "kubernetes": 0}.get(wrapped, 1)
-    assert any("not load: 1 line" in note for note in found.notes) == bool(noise)
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder"):
-        RecordedRequests.read(tmp_path)
-
-
-STREAM = 'data: {"choices": []}\n\ndata: {"usage": {"prompt_tokens": 100, "completion_tokens": 20}}\n\ndata: [DONE]\n'
-LITELLM = {
-    "call_type": "acompletion",
-    "prompt_tokens": 100,
-    "completion_tokens": 20,
-    "response_time": 1.5,
-    "status": "success",
-}
-GATEWAYS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "LiteLLM": lambda i: {**LITELLM, "startTime": 1764150000.5 + 2 * i, "endTime": 1764150009.0 + 2 * i},
-    "LiteLLM's spend": lambda i: {**LITELLM, "startTime": f"2026-11-26T10:00:0{2 * i}.000Z", "endTime": "2026-11-26"},
-    "Kong": lambda i: {
-        "started_at": 1764150000000 + 2000 * i, "latencies": {"request": 1500},
-        "ai": {"ai-proxy": {"usage": {"prompt_tokens": 100, "completion_tokens": 20}}},
-    },
-    "the answer whole": lambda i: {
-        "timestamp": 1764150000 + 2 * i, "response": {"usage": {"prompt_tokens": 100, "completion_tokens": 20}},
-    },
-    "Envoy": lambda i: {
-        "start_time": f"2026-11-26T10:00:0{2 * i}.000Z", "duration": 1500,
-        "usage": {"prompt_tokens": "100", "completion_tokens": "20"},
-    },
-    "Envoy's AI": lambda i: {
-        "start_time": f"2026-11-26T10:00:0{2 * i}.000Z", "duration": 1526, "genai_model_name": "m", "response_code": 200,
-        "genai_tokens_input": 100, "genai_tokens_output": 20, "x-envoy-origin-path": "/v1/chat/completions",
-    },
-    "OpenTelemetry's names": lambda i: {
-        "time": f"2026-11-26T10:00:0{2 * i}Z", "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 20,
-    },
-    "the body as text": lambda i: {
-        "time": f"2026-11-26T10:00:0{2 * i}Z", "response_body": '{"usage": {"prompt_tokens": 100, "completion_tokens": 20}}',
-    },
-    "a stream": lambda i: {"time": f"2026-11-26T10:00:0{2 * i}Z", "request": "POST /v1/completions", "response": STREAM},
-    "nginx": lambda i: {
-        "time_iso8601": f"2026-11-26T10:00:0{2 * i}+00:00", "prompt_tokens": "100", "completion_tokens": "20",
-        "request": "POST /v1/chat/completions HTTP/1.1", "status": "200",
-    },
-    "nginx's local time": lambda i: {
-        "time": f"26/Nov/2026:11:00:0{2 * i} +0100", "usage": {"prompt_tokens": 100, "completion_tokens": 20},
-    },
-    "nginx's msec": lambda i: {"msec": f"{1764150000.25 + 2 * i}", "input_tokens": "100", "output_tokens": "20"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("gateway", GATEWAYS)
-def test_gateways_that_say_when_a_request_came(gateway: str, written: Write) -> None:
-    """Whatever it took, and wherever its usage stands."""
-    text = "".join(json.dumps(GATEWAYS[gateway](i)) + "\n" for i in range(3))
-    found = RecordedRequests.read(written("a.jsonl", text))  # type: ignore[operator]
-    assert found.arrival_s == pytest.approx([0, 2, 4])
-    assert (found.prompt_tokens.tolist(), found.output_tokens.tolist()) == ([100] * 3, [20] * 3)
