@@ -82,7 +82,7 @@ class ChatTemplate:
     def _encode(self, messages: Sequence[dict[str, str]], thinking: bool, moment: datetime) -> list[int]:
         try:
             if self._given == PLAIN:  # nothing but the tokenizer puts signs of its own at the text's beginning
-                ids = self._tokenizer(_plain(messages))["input_ids"]
+                ids = self._begun(_plain(messages))
             else:
                 template = self._given or self._tokenizer.get_chat_template()
                 ids = self._tokenizer.apply_chat_template(
@@ -96,6 +96,12 @@ class ChatTemplate:
         if not ids:
             raise InputError(f"target {self._target}: its chat template makes no tokens of a conversation")
         return [int(i) for i in ids]
+
+    def _begun(self, text: str) -> list[int]:
+        """Token ids of a text that goes on: without signs of its end, which some tokenizers put behind every text."""
+        ids, bare = (list(self._tokenizer(text, add_special_tokens=own)["input_ids"]) for own in (True, False))
+        ends = [end for end in range(len(bare), len(ids) + 1) if ids[end - len(bare) : end] == bare]
+        return ids[: ends[0]] if ends else ids
 
 
 def _plain(messages: Sequence[dict[str, str]]) -> str:

