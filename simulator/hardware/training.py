@@ -175,11 +175,11 @@ def _parts(kind: str, model: Model) -> tuple[int, int, int]:
     mlp = model.mlp_parameters + model.active_experts * model.expert_parameters
     projections = drafts.attention.projection_parameters
     if kind == "eagle3":
-        joined = 3 * d * d
+        joined = _taps(kind, model) * d * d
         return drafts.eagle_parameters + joined, joined, drafts.eagle_parameters
     if kind == "mtp":
         return projections + mlp + 2 * d * d, 0, projections + mlp + 2 * d * d
-    layers, joined = drafts.attention.layers, drafts.taps * d * d
+    layers, joined = drafts.attention.layers, _taps(kind, model) * d * d
     cached = FORMAT_BYTES["bf16" if drafts.within else model.cache_format]
     kept = round(d * drafts.attention.entry_bytes / cached)  # keys and values of the context, every layer's
     block = layers * (projections + mlp)
@@ -191,8 +191,12 @@ def _parts(kind: str, model: Model) -> tuple[int, int, int]:
 
 
 def _taps(kind: str, model: Model) -> int:
-    """Hidden states of a token that the drafter reads."""
-    return model.drafters.taps if KINDS[kind].one_pass else 3 if kind == "eagle3" else 1
+    """Hidden states of a token that the drafter reads: those of its taps that coincide in a shallow target are one."""
+    layers = model.layers
+    if KINDS[kind].one_pass:
+        return min(model.drafters.taps, layers - 3 if layers > 4 else max(layers - 1, 1))
+    deepest = max(layers - 2, 0)
+    return len({min(max(tap, 0), deepest) for tap in (1, layers // 2 - 1, layers - 4)}) if kind == "eagle3" else 1
 
 
 def _hours(flops: float, device: Device, gpus: int) -> tuple[float, float]:

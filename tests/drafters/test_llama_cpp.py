@@ -1,7 +1,7 @@
 """llama.cpp accepts as many drafts of our checkpoints as we do, of the same text; where `tools/llama_cpp.sh` has fetched it.
 
-Texts are greedy, in float32, and drafts are what its `--spec-type` is told. At an end of a text the two count differently: what
-lies beyond a limit, we draft and it does not.
+Texts are greedy, in float32, and drafts are what its `--spec-type` is told. At an end of a text the two count differently:
+what lies beyond a limit, we draft and it does not.
 """
 
 from __future__ import annotations

@@ -159,6 +159,7 @@ def test_instructions_stay_and_what_cannot_be_asked_again_is_counted(folder: Pat
         ({"messages": [{"role": "user", "content": 3}]}, '"content" must be a text'),
         ({"conversations": [{"from": "human", "value": 3}]}, '"value" must be a text'),
         ({"prompt": 3}, '"turns" must be there'),
+        ({"prompt": ""}, '"prompt" is empty'),
         ({"turns": ["a"], "category": "a\nb"}, "domain"),
         ({"turns": ["a"], "domain": "a\nb"}, "domain"),
     ],

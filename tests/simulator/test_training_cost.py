@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from drafters.random_models import random_drafters, random_target
+from drafters.training.design import default_taps
 from simulator.errors import InputError
 from simulator.hardware.catalogue import configs, devices
 from simulator.hardware.training import EFFICIENCY, PUBLISHED, Recipe, target_of, training_cost
@@ -32,6 +34,15 @@ def test_the_published_cache_is_the_one_that_is_stated() -> None:
     cost = training_cost("dspark", target_of("qwen3-4b"), H100, 8, PUBLISHED)
     assert cost.hidden_state_bytes == pytest.approx(38e12)
     assert cost.hidden_state_bytes / cost.tokens == pytest.approx(6 * 2560 * 2)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4, 5, 6, 7, 8, 12, 30])
+@pytest.mark.parametrize("kind", ["dspark", "dflash", "eagle3", "mtp"])
+def test_of_a_shallow_target_as_many_states_are_kept_as_are_read(kind: str, layers: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(configs()["smollm2"] | {"num_hidden_layers": layers}))
+    model = target_of(str(tmp_path))
+    kept = training_cost(kind, model, H100, 1, SMALL).hidden_state_bytes / (SMALL.tokens * model.width * 2)
+    assert kept == pytest.approx(len(default_taps(kind, layers)) + 1)
 
 
 @pytest.mark.parametrize(("name", "billions"), [("llama-3.1-8b", 8.03), ("gpt-oss-20b", 20.9), ("smollm2", 0.1345)])
