@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 
 from drafters.checkpoints import load_drafter
 from drafters.decoding import DecodeRequest, decode
+from drafters.pretokens import PRE_TOKENS, TEXTS
 from drafters.target import Target
 from harness.cli.app import app
 from harness.recording.suite import read_prompts
 from simulator.records import Sampling
+from tests.drafters.test_gguf import written
 from tests.harness.targets import TINY
 from tests.harness.test_training import PROMPTS
 
@@ -31,7 +33,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (FETCHED / "llama.cpp").is_dir(), reason="SPECYARD_LLAMA_CPP: not what tools/llama_cpp.sh made"),
 ]
-LENGTH, TEXTS = 96, 6
+LENGTH, COUNT = 96, 6
 CONVERT = """
 import os, runpy, sys
 os.chdir(sys.argv.pop(1))
@@ -61,6 +63,22 @@ print("TOLD" + json.dumps(told))
 """
 
 
+TOKENIZE = """
+import json, os, sys, urllib.request
+import xllamacpp
+asked = json.load(sys.stdin)
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.port = asked["target"], 256, 1, False, 0
+server, told = xllamacpp.Server(params), []
+for text, around in asked["texts"]:
+    body = json.dumps({"content": text, "add_special": around, "parse_special": True}).encode()
+    request = urllib.request.Request(server.listening_address + "/tokenize", body, {"Content-Type": "application/json"})
+    told.append(json.loads(urllib.request.urlopen(request, timeout=60).read())["tokens"])
+print("TOLD" + json.dumps(told), flush=True)
+os._exit(0)
+"""
+
+
 class Drafted(NamedTuple):
     """What became of a prompt."""
 
@@ -81,26 +99,36 @@ def converted(folder: Path, to: Path, target: Path | None = None) -> Path:
     return to
 
 
+def told(program: str, asked: dict[str, Any]) -> list[Any]:
+    """What a program says that holds llama.cpp, in a process of its own: it ends the process where it fails."""
+    environment = {**os.environ, "PYTHONPATH": str(FETCHED / "python")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    return list(json.loads(line[4:]))
+
+
 def theirs(target: Path, draft: Path, way: str, k: int, prompts: list[list[int]]) -> list[Drafted]:
     """By llama.cpp's server, `way` as its `--spec-type` says it."""
     asked = {
         "target": str(target), "draft": str(draft), "type": way.upper().replace("-", "_"), "k": k, "prompts": prompts,
         "length": LENGTH,
     }  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(FETCHED / "python")}
-    done = subprocess.run(
-        [sys.executable, "-c", SERVE], input=json.dumps(asked), capture_output=True, text=True, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
-    return [Drafted(*one) for one in json.loads(line[4:])]
+    return [Drafted(*one) for one in told(SERVE, asked)]
 
 
 def ours(target: Target, draft: Path, prompts: list[list[int]]) -> tuple[int, list[Drafted]]:
     """(tokens of a draft, what became of each prompt), by the loop that recordings and servers are held against."""
     drafter = load_drafter(str(draft), target)
     requests = [DecodeRequest(tuple(ids), LENGTH, (0, i)) for i, ids in enumerate(prompts)]
-    found = dict(decode(target, drafter, requests, Sampling(temperature=0), max_batch=TEXTS, drafting="greedy"))
+    found = dict(decode(target, drafter, requests, Sampling(temperature=0), max_batch=COUNT, drafting="greedy"))
     assert target.tokenizer is not None
     return drafter.gamma, [
         Drafted(
@@ -114,13 +142,13 @@ def ours(target: Target, draft: Path, prompts: list[list[int]]) -> tuple[int, li
 def check_alike(target: Path, draft: Path, way: str, tmp_path: Path) -> float:
     """Both accept alike; returns the share of drafted tokens that was."""
     model = Target.load(str(target), dtype=torch.float32, device="cpu")
-    asked = [prompt.turns[0] for prompt in read_prompts([PROMPTS / "gsm8k.jsonl"], TEXTS)]
+    asked = [prompt.turns[0] for prompt in read_prompts([PROMPTS / "gsm8k.jsonl"], COUNT)]
     prompts = [model.encode_chat([{"role": "user", "content": text}]) for text in asked]
     k, mine = ours(model, draft, prompts)
     its = converted(target, tmp_path / "target.gguf"), converted(draft, tmp_path / "draft.gguf", target)
     found = theirs(*its, way, k, prompts)
     alike = [(a, b) for a, b in zip(mine, found, strict=True) if a.text.strip() == b.text.strip()]
-    assert len(alike) >= TEXTS - 1, (mine, found)  # one may go another way where two tokens are as probable
+    assert len(alike) >= COUNT - 1, (mine, found)  # one may go another way where two tokens are as probable
     for a, b in alike:
         assert 0 <= a.accepted - b.accepted <= k
         assert 0 <= a.drafted - b.drafted <= k * (k + 1) / 2  # it drafts no more than what may still be said
@@ -139,3 +167,16 @@ def test_the_bundled_drafters(drafter: str, written: str, way: str, tmp_path: Pa
         assert done.exit_code == 0, done.output
         folder = tmp_path / "other"
     assert check_alike(TINY / "target", folder, way, tmp_path) > 0.1
+
+
+@pytest.mark.parametrize("pre", sorted({way: name for name, way in reversed(PRE_TOKENS.items())}.values()))
+def test_texts_are_cut_as_it_cuts_them(pre: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file says of it, of a model whose class has a way of its own; and signs stand around a text as there."""
+    monkeypatch.setenv("SPECYARD_CACHE", str(tmp_path / "cache"))
+    written(tmp_path / "m.gguf", "qwen2", tokenizer_pre=pre, tokenizer__ggml__bos_token_id=0)
+    read = Target.load(str(tmp_path / "m.gguf")).tokenizer
+    assert read is not None
+    asked = [[text, around] for text in (*TEXTS, "THE Http's DON'T 100000") for around in (False, True)]
+    found = told(TOKENIZE, {"target": str(tmp_path / "m.gguf"), "texts": asked})
+    for (text, around), ids in zip(asked, found, strict=True):
+        assert list(read(text, add_special_tokens=around).input_ids) == ids, (text, around)
