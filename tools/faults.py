@@ -52,6 +52,20 @@ class Fault:
 
 FAULTS = (
     Fault(
+        "a GGUF file's rotary base left at the library's",
+        "drafters/gguf_header.py",
+        'own["rope_theta"] = float(self._own("rope.freq_base", own.get("rope_theta", 10_000.0)))',
+        'own.setdefault("rope_theta", 10_000.0)',
+        "tests/drafters/test_gguf.py::test_what_the_library_leaves_out_is_put_into_the_configuration[starcoder2-fields0-found0]",
+    ),
+    Fault(
+        "a GGUF file's sign of a text's beginning forgotten",
+        "drafters/pretokens.py",
+        'put = {"bos": declared.get("add_bos_token", begins)',
+        'put = {"bos": declared.get("add_bos_token", kind == "llama")',
+        "tests/drafters/test_gguf.py::test_signs_around_a_text_are_the_files[llama-bpe-fields0-around0]",
+    ),
+    Fault(
         "a wrong residual",
         "drafters/sampling.py",
         "residual = (p_final - q_final).clamp(min=0)",

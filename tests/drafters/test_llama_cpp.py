@@ -28,7 +28,7 @@ from tests.drafters.test_gguf import written
 from tests.harness.targets import TINY
 from tests.harness.test_training import PROMPTS
 
-FETCHED = Path(os.environ.get("SPECYARD_LLAMA_CPP", ""))
+FETCHED = Path(os.environ.get("SPECYARD_LLAMA_CPP", "nowhere")).resolve()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (FETCHED / "llama.cpp").is_dir(), reason="SPECYARD_LLAMA_CPP: not what tools/llama_cpp.sh made"),
