@@ -1,9 +1,9 @@
 """llama.cpp at commit 0c1e570 (1 October 2026): options as its server was started with and names them in its log.
 
 Left out are its n-gram drafts, which look further back than ours; DFlash, of which it drafts blocks of z-lab's layout as
-`draft-dflash` and of DeepSpec's as `draft-dspark`, and a recording does not say which its drafter has; and MTP, of which nobody
-has seen here what checkpoints it takes. What a server that drafts so was seen to do has advice (`harness advise`), so how they
-are told how many tokens to draft is known here: each in a way of its own (its docs/speculative.md).
+`draft-dflash` and of DeepSpec's as `draft-dspark`, and a recording does not say which its drafter has; and MTP, of which
+nobody has seen here what checkpoints it takes. What a server that drafts so was seen to do has advice (`harness advise`), so
+how they are told how many tokens to draft is known here: each in a way of its own (its docs/speculative.md).
 """
 
 from __future__ import annotations
