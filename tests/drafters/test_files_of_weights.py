@@ -14,7 +14,9 @@ from drafters.kinds.learned import LearnedDrafter
 from drafters.target import Target
 from simulator.errors import InputError
 from tests.drafters.test_dialects import Tensors, written
-from tests.drafters.test_formats import PUBLISHED, Build, publish
+from tests.drafters.test_formats import PUBLISHED, Build, build, publish
+
+__all__ = ["build"]
 
 
 class TestFilesOfWeights:

@@ -114,7 +114,7 @@ def test_drafts_over_gemma4_have_the_heads_of_its_full_layers(heads: tuple[int, 
         "hidden_size_per_layer_input": 0, "vocab_size": VOCAB,
     }  # fmt: skip
     model = micro_model("gemma4_text", **own)
-    made = make_drafter(design("eagle3", taps=(1, 2, 3)), Target(model), [], None, 0)
+    made = make_drafter(design("eagle3", taps=(1, 2)), Target(model), [], None, 0)
     full: Any = model.model.layers[-1].self_attn
     shape = made.drafter.settings.shape
     assert (shape.family, shape.head_dim) == ("gemma4", full.head_dim)
