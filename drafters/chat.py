@@ -101,7 +101,7 @@ class ChatTemplate:
         """Token ids of a text that goes on: without signs of its end, which some tokenizers put behind every text."""
         ids, bare = (list(self._tokenizer(text, add_special_tokens=own)["input_ids"]) for own in (True, False))
         ends = [end for end in range(len(bare), len(ids) + 1) if ids[end - len(bare) : end] == bare]
-        return ids[: ends[0]] if ends else ids
+        return ids[: ends[0]] if bare and ends else ids
 
 
 def _plain(messages: Sequence[dict[str, str]]) -> str:

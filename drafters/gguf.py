@@ -173,7 +173,8 @@ def _convert(file: Path, folder: Path, source: str, say: Say) -> None:
         (folder / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        assert read_texts(tokenizer_of(str(folder))) == read_texts(tokenizer)
+        if read_texts(tokenizer_of(str(folder))) != read_texts(tokenizer):
+            raise InputError(f"target {source}: its tokenizer is another when read back; give the folder of the model")
 
 
 def _read(file: Path, folder: Path, header: Header, source: str) -> tuple[Any, Any]:

@@ -39,14 +39,12 @@ _READ: Final = (
 )  # fmt: skip
 """Fields that the library reads."""
 _IDLE: Final = (
-    "tensor_data_layout", "pooling_type", "attention.causal", "attention.max_alibi_bias", "interleave_moe_layer_step",
+    "tensor_data_layout", "pooling_type", "attention.causal", "attention.max_alibi_bias",
     "rope.scaling.original_context_length", "rope.scaling.finetuned",
 )  # fmt: skip
 """Fields that say how the file is laid out, what its family always does, or what is of a stretch that is refused as one."""
-_NEUTRAL: Final[Mapping[str, float]] = {"rope.scaling.attn_factor": 1, "expert_weights_scale": 1, "attention.scale": 0}
+_NEUTRAL: Final[Mapping[str, float]] = {"rope.scaling.attn_factor": 1, "expert_weights_scale": 1}
 """Fields that change nothing at such a value; any that is 0 changes nothing, either."""
-_PARTLY: Final = ("phi3", "stablelm", "nemotron")
-"""Architectures of which a part of a head may be turned."""
 _SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 """Families whose scale of attention no file has: by the width of heads or, of the model of so many layers, by its own width
 over its heads, as llama.cpp knows them."""
@@ -188,10 +186,8 @@ class Header:
         if not turned or not heads or hasattr(config, "rotary_dim"):
             return
         share = turned / (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        if self._architecture in _PARTLY:
+        if "partial_rotary_factor" in own:
             own["partial_rotary_factor"] = share
-            if "partial_rotary_factor" in vars(config):
-                config.partial_rotary_factor = share
         elif share != 1:
             raise self._unread("rope.dimension_count", turned)
 

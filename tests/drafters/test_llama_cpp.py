@@ -171,6 +171,12 @@ def test_the_bundled_drafters(drafter: str, written: str, way: str, tmp_path: Pa
     assert check_alike(TINY / "target", folder, way, tmp_path) > 0.1
 
 
+def test_a_dflash_whose_anchors_slot_drafts_is_drafted_as_dspark(tmp_path: Path) -> None:
+    """Under its own name llama.cpp takes the first slot for the anchor's, and next to nothing is accepted."""
+    with pytest.raises(AssertionError, match="assert abs"):
+        check_alike(TINY / "target", TINY / "dflash", "draft-dflash", tmp_path)
+
+
 @pytest.mark.ray
 def test_what_is_trained_for_a_llama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An EAGLE-3 of Llama's layers in speculators' format: on its target's answers, which repeat themselves."""
