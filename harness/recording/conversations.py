@@ -408,10 +408,11 @@ def _spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield from _before(row.get("history"))
         about = (row.get(name) for name in _ABOUT) if "instruction" in row else ()
         yield "user", "\n\n".join([asked, *(text for text in about if isinstance(text, str) and text)]), ""
-    elif empty := next((name for name in _ASKED if row.get(name) == ""), None):
-        raise ValueError(f'"{empty}" is empty')
     else:
-        raise ValueError(f'"turns" must be there, or another form of a prompt: {FORMS}')
+        empty = [name for name in _ASKED if row.get(name) == ""]
+        raise ValueError(
+            f'"{empty[0]}" is empty' if empty else f'"turns" must be there, or another form of a prompt: {FORMS}'
+        )
 
 
 def _has_roles(said: Any) -> bool:

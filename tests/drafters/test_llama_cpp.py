@@ -173,7 +173,7 @@ def test_the_bundled_drafters(drafter: str, written: str, way: str, tmp_path: Pa
 
 def test_a_dflash_whose_anchors_slot_drafts_is_drafted_as_dspark(tmp_path: Path) -> None:
     """Under its own name llama.cpp takes the first slot for the anchor's, and next to nothing is accepted."""
-    with pytest.raises(AssertionError, match="assert abs"):
+    with pytest.raises(AssertionError, match=r"abs\(\("):  # the counts, of texts that are the same
         check_alike(TINY / "target", TINY / "dflash", "draft-dflash", tmp_path)
 
 
