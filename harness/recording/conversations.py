@@ -34,6 +34,7 @@ from simulator.spelling import STATUSES
 
 FORMS = '"turns" (texts), "messages" (role and content), "conversations" (from and value) or "prompt" (a text)'
 """What a row must have one of."""
+_NO_PROMPT: Final = f'"turns" must be there, or another form of a prompt: {FORMS}'
 _ASKED: Final = ("prompt", "instruction", "question", "problem", "question_content", "instruct_prompt")
 """Under which data sets keep a text that is asked."""
 _SAID: Final = ("response", "completion", "output")
@@ -409,10 +410,7 @@ def _spoken(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         about = (row.get(name) for name in _ABOUT) if "instruction" in row else ()
         yield "user", "\n\n".join([asked, *(text for text in about if isinstance(text, str) and text)]), ""
     else:
-        empty = [name for name in _ASKED if row.get(name) == ""]
-        raise ValueError(
-            f'"{empty[0]}" is empty' if empty else f'"turns" must be there, or another form of a prompt: {FORMS}'
-        )
+        raise ValueError(next((f'"{name}" is empty' for name in _ASKED if row.get(name) == ""), _NO_PROMPT))
 
 
 def _has_roles(said: Any) -> bool:
