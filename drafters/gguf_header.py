@@ -52,6 +52,14 @@ _UNREAD = {"gemma4": "Gemma-4's layers differ in width"}
 """Architectures that libraries take from GGUF without what their files say of single layers."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """What files call tokens that end an answer."""
+_ENDING: Final = frozenset({
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
+})  # fmt: skip
+"""Tokens that end an answer whatever a file says of them, for many name but one end: those of llama.cpp
+(src/llama-vocab.cpp, `special_eog_ids`), whose servers stop there."""
+_FUSED: Final = frozenset({"phi3"})
+"""Architectures whose queries, keys and values are one tensor, so that no order of heads is undone."""
 _FOLDER: Final = "give the folder of the model in place of its GGUF file"
 
 
@@ -96,11 +104,14 @@ class Header:
     @property
     def ends(self) -> list[int]:
         """Tokens that end an answer."""
-        found = [self._value(f"tokenizer.ggml.{name}") for name in _ENDS]
-        return sorted({int(token) for token in found if token is not None})
+        found = {self._value(f"tokenizer.ggml.{name}") for name in _ENDS} - {None}
+        tokens = list(self._value("tokenizer.ggml.tokens", ()))
+        texts = _ENDING - ({"<|end|>"} if "<|return|>" in tokens else set())  # of gpt-oss: there it ends a part of an answer
+        return sorted({*map(int, found), *(i for i, token in enumerate(tokens) if token in texts)})
 
     def complete(self, config: Any) -> None:
         """Put into a model's configuration what the library leaves out of it. Raises InputError where that is not known."""
+        self._check_said(config)
         for name, fields in _SET.items():
             value = self._own(name)
             has = next((field for field in fields if hasattr(config, field)), None)
@@ -120,6 +131,17 @@ class Header:
             name = field.removeprefix(f"{self._architecture}.")
             if name != field and name not in known and (value := self._value(field)) not in (0, "", _NEUTRAL.get(name)):
                 raise self._unread(name, value)
+
+    def _check_said(self, config: Any) -> None:
+        """Raise InputError for a file without a field in whose place the library takes a number of its own."""
+        heads = hasattr(config, "num_key_value_heads") and self._architecture not in _FUSED
+        for name, needed in (
+            ("attention.head_count_kv", heads),  # without it the order of heads in queries and keys is not undone
+            ("attention.layer_norm_rms_epsilon", hasattr(config, "rms_norm_eps")),
+        ):
+            if needed and self._own(name) is None:
+                said = f"{self._architecture}.{name}"
+                raise InputError(f"target {self._source}: its file does not say {said}; convert it anew, or {_FOLDER}")
 
     def _unread(self, name: str, value: Any) -> InputError:
         said = f"{self._architecture}.{name}"
@@ -193,7 +215,7 @@ class Header:
 
     def _stretch(self, own: dict[str, Any]) -> None:
         """Put a linear stretch of all angles into rotary parameters."""
-        linear = float(self._own("rope.scale_linear", 0.0))  # of 2023
+        linear = float(self._own("rope.scaling.factor", self._own("rope.scale_linear", 0.0)))  # the latter of 2023
         kind = self._own("rope.scaling.type", "linear" if linear not in (0, 1) else "none")
         if kind in ("none", own.get("rope_type")):
             return
@@ -201,7 +223,7 @@ class Header:
             raise InputError(
                 f"target {self._source}: stretches its rotary angles ({kind}), which is not read from GGUF; give its folder"
             )
-        own |= {"rope_type": "linear", "factor": float(self._own("rope.scaling.factor", linear or 1.0))}
+        own |= {"rope_type": "linear", "factor": linear or 1.0}
 
 
 def _llama3_factors(parameters: Mapping[str, Any], count: int) -> list[float]:

@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from simulator.errors import InputError
 
 _MARK = "\u2581"
 """What SentencePiece writes for a space."""
+_CONTROL, _USERS = 3, 4
+"""Types of tokens (gguf's TokenType): signs, and what a user has added, which stands out of any text whole."""
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -103,6 +105,7 @@ def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any
             f"target {name}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known; give the folder of the model"
         )
     _begun_as_declared(backend, declared)
+    backend.add_tokens([AddedToken(tokens[i], special=False, normalized=False) for i in _of_type(_USERS, declared)])
     signs = {sign: getattr(tokenizer, sign) for sign in ("bos_token", "eos_token", "unk_token", "pad_token")}
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **signs)
     plain.chat_template = tokenizer.chat_template
@@ -121,6 +124,11 @@ def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any
     )
 
 
+def _of_type(kind: int, declared: Mapping[str, Any]) -> list[int]:
+    """Ids of a file's tokens of a type."""
+    return [i for i, one in enumerate(declared.get("token_type", ())) if one == kind]
+
+
 def read_texts(tokenizer: Any) -> list[list[int]]:
     """Token ids of the texts, and last of one with the signs that are put around it."""
     bare = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
@@ -135,14 +143,18 @@ def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str)
         if pre in (None, "default"):
             said = "does not say how text is cut before it is merged into tokens (tokenizer.ggml.pre)"
         raise InputError(f"target {name}: its file {said}; give the folder of the model in place of its GGUF file")
-    if not isinstance(backend.model, BPE):
-        raise InputError(f"target {name}: its tokenizer was not rebuilt as byte pairs, as its file says")
+    ids = {token: i for i, token in enumerate(declared["tokens"])}  # libraries spell a user's tokens as if they were pieces
+    merges = [(left, right) for left, _, right in (one.partition(" ") for one in declared.get("merges", ()))]
+    try:
+        backend.model = BPE(vocab=ids, merges=merges, ignore_merges=way.whole)
+    except Exception as error:  # tokenizers raises no other
+        why = f"its file's merges are not of its tokens ({error})"
+        raise InputError(f"target {name}: {why}; give the folder of the model in place of its GGUF file") from None
     cuts = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in way.expressions]
     prefix = bool(declared.get("add_space_prefix", False))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)]
     )
-    backend.model.ignore_merges = way.whole
 
 
 def _marked_as_declared(backend: Tokenizer, declared: Mapping[str, Any]) -> None:
@@ -167,12 +179,13 @@ def _begun_as_declared(backend: Tokenizer, declared: Mapping[str, Any]) -> None:
 
 
 def _check_vocabulary(tokenizer: Any, tokens: Sequence[str], declared: Mapping[str, Any], name: str) -> None:
-    """Raise InputError where the tokenizer's ids are not the file's, or its control tokens are cut into pieces."""
+    """Raise InputError where the tokenizer's ids are not the file's, or it cuts control tokens, or a user's, into pieces."""
     own = tokenizer.get_vocab()
     types = list(declared.get("token_type", ())) or [1] * len(tokens)
     wrong = [i for i, token in enumerate(tokens) if types[i] in (1, 6) and own.get(token, i) != i]
-    control = [i for i, kind in enumerate(types) if kind == 3 and tokens[i] in own]
-    wrong += [i for i in control if list(tokenizer(tokens[i], add_special_tokens=False).input_ids) != [i]]
+    control = [i for i in _of_type(_CONTROL, declared) if tokens[i] in own]
+    whole = [*control, *_of_type(_USERS, declared)]
+    wrong += [i for i in whole if list(tokenizer(tokens[i], add_special_tokens=False).input_ids) != [i]]
     if len(own) > len(tokens) or wrong:
         more = ", ".join(repr(token) for token in sorted(own.keys() - set(tokens))[:3])
         which = f"token {wrong[0]}, {tokens[wrong[0]]!r}, is another" if wrong else f"transformers adds {more} to its tokens"

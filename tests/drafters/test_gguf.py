@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,10 +105,11 @@ def model_of(family: str, vocab: int) -> PreTrainedModel:
 def written(
     path: Path, family: str = "llama", pre: str = "smollm", *, quantised: gguf.GGMLQuantizationType | None = None,
     factors: np.ndarray | None = None, pieces: tuple[list[str], list[float], list[int]] | None = None, header: str = "",
-    **other: Any,
+    users: Sequence[str] = (), **other: Any,
 ) -> tuple[PreTrainedModel, Tokenizer]:  # fmt: skip
     """Write a model as llama.cpp's converter does; `other` fields stand in for the file's, `header` for its family."""
     tokenizer = tokenizer_of(pre)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in users])
     model = model_of(family, tokenizer.get_vocab_size())
     if pieces is not None:
         model = model_of(family, len(pieces[0]))
@@ -140,7 +142,7 @@ def written(
         writer.add_tokenizer_pre(other.pop("tokenizer_pre", pre))
         ordered = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1])]
         writer.add_token_list(ordered)
-        writer.add_token_types([3 if token in CONTROL else 1 for token in ordered])
+        writer.add_token_types([3 if token in CONTROL else 4 if token in users else 1 for token in ordered])
         writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
@@ -193,7 +195,7 @@ def test_the_same_logits_tokens_and_ends(family: str, tmp_path: Path) -> None:
     assert cache_folder() in Path(plain_source(str(tmp_path / "m.gguf"))).parents
     target = Target.load(str(tmp_path / "m.gguf"))
     assert target.tokenizer is not None
-    assert target.stop_tokens == {2}
+    assert target.stop_tokens == {0, 2}
     ids = torch.tensor([target.encode_chat([{"role": "user", "content": "12 + 1234 = ?"}])])
     assert ids[0].tolist() == tokenizer.encode("<|im_start|>user\n12 + 1234 = ?<|im_end|>\n").ids
     with torch.no_grad():
@@ -367,6 +369,12 @@ class Reader:
         self.fields = {name: SimpleNamespace(contents=lambda own=value: own) for name, value in fields.items()}
 
 
+def _always(config: Any) -> dict[str, Any]:
+    """What converters always write."""
+    rms = {"attention.layer_norm_rms_epsilon": 1e-6} if hasattr(config, "rms_norm_eps") else {}
+    return {"attention.head_count_kv": 2, **rms}
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "found"),
     [
@@ -383,6 +391,7 @@ class Reader:
                          "attention.sliding_window_pattern": 2, "attention.key_length": 16}, {
             "rope_parameters.full_attention.rope_theta": 5e5, "rope_parameters.sliding_attention.rope_theta": 2e4,
             "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}),
+        ("llama", {"rope.scaling.factor": 4.0}, {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 4.0}),
         ("llama", {"rope.scale_linear": 4.0}, {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 4.0}),
         ("qwen3_moe", {"expert_feed_forward_length": 48, "attention.key_length": 16}, {"moe_intermediate_size": 48}),
         ("qwen2_moe", {"expert_shared_feed_forward_length": 80}, {"shared_expert_intermediate_size": 80}),
@@ -396,7 +405,7 @@ def test_what_the_library_leaves_out_is_put_into_the_configuration(
     config = AutoConfig.for_model(
         kind, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, max_position_embeddings=4096
     )
-    own = {"block_count": 2, "context_length": 4096, **fields}
+    own = {"block_count": 2, "context_length": 4096, **_always(config), **fields}
     Header(Reader({"general.architecture": kind, **{f"{kind}.{n}": v for n, v in own.items()}}), "m.gguf").complete(config)
     for path, value in found.items():
         first, *rest = path.split(".")
@@ -418,9 +427,45 @@ def test_what_the_library_leaves_out_is_put_into_the_configuration(
 )
 def test_what_a_model_has_no_place_for_is_refused(kind: str, fields: dict[str, Any]) -> None:
     config = AutoConfig.for_model(kind, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
-    reader = Reader({"general.architecture": kind, **{f"{kind}.{name}": value for name, value in fields.items()}})
+    own = _always(config) | fields
+    reader = Reader({"general.architecture": kind, **{f"{kind}.{name}": value for name, value in own.items()}})
     with pytest.raises(InputError, match="which is not read from GGUF"):
         Header(reader, "m.gguf").complete(config)
+
+
+@pytest.mark.parametrize("left", ["attention.head_count_kv", "attention.layer_norm_rms_epsilon"])
+def test_what_a_file_does_not_say_is_not_made_up(left: str) -> None:
+    """Without its number of heads of keys the library leaves the weights of queries and keys in another order."""
+    config = AutoConfig.for_model("llama", hidden_size=64, num_attention_heads=4, num_hidden_layers=2)
+    own = {name: value for name, value in _always(config).items() if name != left}
+    reader = Reader({"general.architecture": "llama", **{f"llama.{name}": value for name, value in own.items()}})
+    with pytest.raises(InputError, match=f"its file does not say llama.{left}; convert it anew"):
+        Header(reader, "m.gguf").complete(config)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said", "ends"),
+    [
+        (["a", "<eos>", "<end_of_turn>"], {"eos_token_id": 1}, [1, 2]),  # Gemma's turns
+        (["a", "<|im_end|>", "b"], {}, [1]),
+        (["</s>", "<|end|>"], {"eos_token_id": 0}, [0, 1]),  # Phi-3's
+        (["<|end|>", "<|return|>", "<|call|>"], {"eos_token_id": 1}, [1, 2]),  # gpt-oss's, where an end is of a part
+    ],
+)
+def test_an_answer_ends_where_servers_of_the_file_end_it(tokens: list[str], said: dict[str, int], ends: list[int]) -> None:
+    fields = {"tokens": tokens, **said}
+    reader = Reader({"general.architecture": "llama", **{f"tokenizer.ggml.{name}": value for name, value in fields.items()}})
+    assert Header(reader, "m.gguf").ends == ends
+
+
+@pytest.mark.parametrize("users", [("     ", "\t\t"), ("foo bar", "<tool_call>", "Ünï")])
+def test_a_users_tokens_stand_out_whole(users: tuple[str, ...], tmp_path: Path) -> None:
+    """Those with blanks, as GPT-NeoX has them, were left out without a word."""
+    _, own = written(tmp_path / "m.gguf", "qwen3", users=users)
+    read = Target.load(str(tmp_path / "m.gguf")).tokenizer
+    assert read is not None
+    for text in (*users, *(f"x{one}y" for one in users), *TEXTS):
+        assert list(read(text, add_special_tokens=False).input_ids) == own.encode(text).ids
 
 
 @pytest.mark.parametrize("pre", OWN)
