@@ -172,8 +172,10 @@ class _Asked:
             check_possible(point, profile)
         ready(watcher.say)
         closed = any(point.closed for point in measured.points)
-        captured, lost = self.captured or measured.captured, losing(measured.points)
-        bases = Base.several(profile, captured, self.step_tokens, closed=closed, losing=lost)
+        captured, drafting = self.captured or measured.captured, {p.kind for p in measured.points} - {"none"}
+        bases = Base.several(
+            profile, captured, self.step_tokens, closed=closed, drafting=drafting, losing=losing(measured.points)
+        )
         return Posterior.of(
             measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
         )

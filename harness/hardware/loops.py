@@ -244,7 +244,8 @@ class Kept:
     walks: dict[object, Walk] = field(default_factory=dict)
 
 
-_ELSEWHERE: Final = ("step", "request", "context", "draft", "draft_pass", "variety")
+_OF_DRAFTS: Final = ("draft", "draft_pass", "draft_request")
+_ELSEWHERE: Final = ("step", "request", "context", "variety", *_OF_DRAFTS)
 """Terms that have no part in passes of the target: the same whatever is captured."""
 
 
@@ -279,7 +280,7 @@ def serve(point: MeasuredPoint, base: Base, kept: Kept | None = None, seed: int 
         return walk((seconds, base.captured), lambda: launched(base, seconds))
 
     drafting = point.policy != NO_DRAFTER
-    names = [name for name in base.linear if drafting or name not in ("draft", "draft_pass")]
+    names = [name for name in base.linear if drafting or name not in _OF_DRAFTS]
     floors = tuple(floor(seconds) for seconds in _FLOORS_S) if base.launch_s else ()
     parts = {name: part(name) for name in names}
     tokens = asked["output_tokens"].astype(np.float64)

@@ -31,6 +31,7 @@ TermName = Literal[
     "context",
     "draft",
     "draft_pass",
+    "draft_request",
     "launch",
     "eager_token",
     "prompt",
@@ -58,24 +59,28 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "context": Term("reading contexts, and prompts' attention", 0.4),
     "draft": Term("the drafter's passes", 0.5),
     "draft_pass": Term("a fixed cost of each pass of a drafter", 1.2),
+    "draft_request": Term("more for each request that drafts, in each step", 1.3),
     "launch": Term("launching kernels one by one, outside of captured sizes", 0.9),
     "eager_token": Term("more for each decoding token, outside of captured sizes", 0.8),
     "prompt": Term("more for a prompt in a pass, inside of captured sizes", 1.2),
     "variety": Term("more for different texts in a pass", 0.8),
     "root": Term("more for different tokens of a pass, by the root of their number", 1.8),
 }
-LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 5e-6
-"""Units of host work where a profile has less."""
+LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 15e-6
+"""Units of host work where a profile has less: the second as most published tables leave it."""
 TOKEN_SHARE: Final = 0.3
 """The unit of `token`: this share of what a token costs in large passes of the base. Rooflines have a few tokens nearly for
 free, and kernels of mixtures, with a token or two an expert, are far from their best there."""
 ROOT_SHARE: Final = 0.02
 """The unit of `root`: this share of a pass of the target over one token, times the root of its tokens less 1."""
 TIMED_SHARE: Final = 0.1
-"""The same two where the base has passes of many tokens timed: it knows what they take, but not of different texts."""
+"""The same two, and that of `draft_request`, where the base has passes of many tokens timed: it knows what they take, but
+not of different texts."""
 DRAFT_PASS_S: Final = 0.3e-3
-"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200. That each request takes 1 to 10
-µs of every pass as well was tried, and left out: of published tables it makes as many worse as better, and none right."""
+"""The unit of `draft_pass`: between a launch and the millisecond that was seen on a B200."""
+DRAFT_REQUEST_S: Final = 30e-6
+"""The unit of `draft_request`: choosing among drafts, the state that each leaves, proposals of n-grams. Rooflines have none
+of it, and published tables gain less at high loads than without it."""
 EAGER_TOKENS: Final = 5000
 """The unit of `eager_token`: what launching takes, over so many tokens, where the base does not say. DeepSeek-V4-Flash on
 B300 has 2.9 tokens a round (one user: 6.97 ms by the engine's tables, 2.386 ms a token), so that 256 users' rounds of 5 and
@@ -85,7 +90,9 @@ PROMPT_SHARE: Final = 0.1
 """The unit of `prompt`, where the base does not say: this share of launching, for what of a step with a prompt engines do
 not capture. Assumed."""
 VARIETY_SHARE: Final = 0.1
-"""The unit of `variety`: this share of a pass of the target over one token."""
+"""The unit of `variety`: this share of a pass of the target over one token, or what its next seven tokens add where that is
+less. A model without experts reads the same weights whatever the texts are."""
+_FEW: Final = 8
 CAPTURED_SIZES: Final[Mapping[int, float]] = {512: 0.36, 1024: 0.2, 2048: 0.14, 16384: 0.3}
 """Largest captured sizes, where nobody says, and how probable each is: vLLM's default, which half of its users keep; what
 the others set for long drafts; and all there are, as with engines that count requests and not tokens (SGLang, TensorRT-LLM,
@@ -162,16 +169,17 @@ class Base:
         step_tokens: int = EngineLimits().step_tokens,
         *,
         closed: bool = True,
+        drafting: Collection[str] = (),
         losing: Collection[str] = (),
     ) -> tuple[Base, ...]:
         """One for each of `ANSWERS`, where there are closed loops, and each largest captured size that an engine may have:
-        what is known, or all of `CAPTURED_SIZES`.
+        what is known, or all of `CAPTURED_SIZES`. Drafters that were measured take time, whatever the profile says.
 
         Each twice, if some drafters lose wherever they were measured: why one does is not to be seen at one load. What it
         takes too long for may be the same at all loads, or taken for each request, of which one is as likely as the other.
         """
         sizes = CAPTURED_SIZES if captured is None and profile.launches is not None else (captured or CAPTURED,)
-        profile = charged(profile, losing)
+        profile = charged(profile, {*drafting, *losing})
         made = [cls.of(profile, size, step_tokens) for size in sizes]
         made = [replace(base, answers=answers) for answers in (ANSWERS if closed else (VARIED,)) for base in made]
         return (*made, *(replace(base, one_by_one=frozenset(losing)) for base in made if losing))
@@ -195,7 +203,7 @@ class Base:
         """Seconds that a factor of 1 stands for, of the terms that have a unit."""
         profile = self.profile
         slope = float(profile.verify.at([_LARGE])[0] - profile.verify.at([1])[0]) / (_LARGE - 1)
-        one_s = float(profile.verify.at([1])[0])
+        one_s, few_s = (float(s) for s in profile.verify.at([1, _FEW]))
         unknown = 1.0 if profile.source in ("roofline", "user") else TIMED_SHARE
         return {
             "step": max(profile.overhead_s, LEAST_STEP_S),
@@ -203,10 +211,11 @@ class Base:
             "token": unknown * TOKEN_SHARE * slope,
             "root": unknown * ROOT_SHARE * one_s,
             "draft_pass": DRAFT_PASS_S,
+            "draft_request": unknown * DRAFT_REQUEST_S,
             "launch": self.launch_s,
             "prompt": self.prompt_s,
             "eager_token": profile.eager_s_per_token or self.launch_s / EAGER_TOKENS,
-            "variety": profile.variety_s or VARIETY_SHARE * one_s,
+            "variety": profile.variety_s or min(VARIETY_SHARE * one_s, few_s - one_s),
         }
 
     @cached_property
@@ -222,7 +231,8 @@ class Base:
     @property
     def terms(self) -> tuple[TermName, ...]:
         """All that there are."""
-        return tuple(name for name in TERMS if name not in ("launch", "eager_token", "prompt") or self.launch_s)
+        none = {"launch", "eager_token", "prompt"} if not self.launch_s else set()
+        return tuple(name for name in TERMS if name not in none and (name != "variety" or self.units["variety"] > 0))
 
 
 def charged(profile: Profile, drafters: Collection[str]) -> Profile:
@@ -241,7 +251,7 @@ def _moves(rate: str) -> TermName:
 def _part_of(base: Base, name: TermName) -> Profile:
     profile, units = base.profile, base.units
     nothing = Curve((1,), (_NOTHING_S,))
-    drafts = {drafter: _of_draft(curve, 0.0, 0.0, False) for drafter, curve in profile.draft.items()}
+    drafts = {drafter: _of_draft(curve, 0.0) for drafter, curve in profile.draft.items()}
     its: dict[str, Any] = {rate: getattr(profile, rate) if _moves(rate) == name else 0.0 for rate in rates("host", "target")}
     none: dict[str, Any] = {"verify": nothing, "eager": nothing, "draft": drafts, "context_by_width": None, **its}
 
@@ -269,9 +279,12 @@ def _part_of(base: Base, name: TermName) -> Profile:
             return left(draft=profile.draft)
         case "draft_pass":
             return left(draft={
-                drafter: _of_draft(curve, 0.0, units["draft_pass"], drafter in base.one_by_one)
+                drafter: _of_draft(curve, 0.0, units["draft_pass"], one_by_one=drafter in base.one_by_one)
                 for drafter, curve in profile.draft.items()
             })  # fmt: skip
+        case "draft_request":
+            its_s = units["draft_request"]
+            return left(draft={name: _of_draft(curve, 0.0, request_s=its_s) for name, curve in profile.draft.items()})
         case "eager_token":
             return left(eager_s_per_token=units["eager_token"])
         case "prompt":
@@ -295,7 +308,7 @@ def launched(base: Base, floor_s: float) -> Profile:
 def with_factors(base: Base, factors: Factors) -> Profile:
     """The base profile under factors, one for every term."""
     parts = {name: base.parts[name] for name in base.linear}
-    width = base.profile.context_by_width
+    width, units = base.profile.context_by_width, base.units
     totals: dict[str, Any] = {
         rate: sum(factors[name] * getattr(part, rate) for name, part in parts.items()) for rate in rates("host", "target")
     }
@@ -305,7 +318,11 @@ def with_factors(base: Base, factors: Factors) -> Profile:
         eager=_sum([scaled(_eager(part), factors[name]) for name, part in parts.items()] + _launches(base, factors)),
         draft={
             drafter: _of_draft(
-                curve, factors["draft"], factors["draft_pass"] * base.units["draft_pass"], drafter in base.one_by_one
+                curve,
+                factors["draft"],
+                factors["draft_pass"] * units["draft_pass"],
+                factors["draft_request"] * units["draft_request"],
+                one_by_one=drafter in base.one_by_one,
             )
             for drafter, curve in base.profile.draft.items()
         },
@@ -314,16 +331,20 @@ def with_factors(base: Base, factors: Factors) -> Profile:
     )
 
 
-def _of_draft(curve: DraftCurve, factor: float, pass_s: float, one_by_one: bool) -> DraftCurve:
+def _of_draft(
+    curve: DraftCurve, factor: float, pass_s: float = 0.0, request_s: float = 0.0, *, one_by_one: bool = False
+) -> DraftCurve:
     """A drafter's times, so many times as long, and with so many seconds more for each of its passes, or each request in
-    one."""
+    one, and for each request of a step."""
     passes = [1 if curve.block else k for k in curve.drafted]
-    counts = [tuple(sorted({*own.counts, *((1, _LARGE) if one_by_one else ())})) for own in curve.requests]
+    by_request = one_by_one or request_s
+    counts = [tuple(sorted({*own.counts, *((1, _LARGE) if by_request else ())})) for own in curve.requests]
+
+    def more_s(n: int, many: int) -> float:
+        return pass_s * many * (n if one_by_one else 1) + request_s * n
+
     requests = [
-        Curve(
-            at,
-            tuple(float(factor * s + pass_s * many * (n if one_by_one else 1)) for n, s in zip(at, own.at(at), strict=True)),
-        )
+        Curve(at, tuple(float(factor * s + more_s(n, many)) for n, s in zip(at, own.at(at), strict=True)))
         for at, own, many in zip(counts, curve.requests, passes, strict=True)
     ]
     return replace(

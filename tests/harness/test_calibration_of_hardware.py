@@ -14,7 +14,7 @@ from harness.cli.app import app
 from harness.hardware import calibration
 from harness.hardware.acceptance import acceptance_in
 from harness.hardware.calibration import LEAST_NOISE
-from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LOAD, OWN, Left, Place, shared
+from harness.hardware.discrepancy import ALL, DRAFTING, EACH, LENGTH, LOAD, OWN, Left, Place, shared
 from harness.hardware.forecast import crossovers, predictions, winners
 from harness.hardware.left_behind import errors_of, left_behind
 from harness.hardware.loops import ACCEPTED, acceptance_of, recorded_of, serve
@@ -78,7 +78,8 @@ def test_every_rate_is_moved_by_one_term_and_lost_by_none(rate: str) -> None:
 def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
     """288 kernels of 60 µs are 17.3 ms, whatever else a pass of 600 tokens takes but for its logits; 512 are captured."""
     profile = with_factors(
-        base(), dict.fromkeys(TERMS, 1.0) | dict.fromkeys(("token", "root", "draft_pass", "eager_token"), 1e-9)
+        base(),
+        dict.fromkeys(TERMS, 1.0) | dict.fromkeys(("token", "root", "draft_pass", "draft_request", "eager_token"), 1e-9),
     )
     assert profile.eager is not None
     assert base().launch_s == pytest.approx(288 * 60e-6)
@@ -92,7 +93,9 @@ def test_launching_is_a_floor_outside_of_captured_sizes() -> None:
 
 def test_decoding_tokens_outside_of_captured_sizes_and_prompts_inside_cost_more() -> None:
     """0.02 ms a decoding token for 104 ms of launching, prompts' tokens none; a prompt inside a quarter of launching."""
-    profile = with_factors(base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "root": 1e-9, "draft_pass": 1e-9})
+    profile = with_factors(
+        base(), dict.fromkeys(TERMS, 1.0) | {"token": 1e-9, "root": 1e-9, "draft_pass": 1e-9, "draft_request": 1e-9}
+    )
     launch_s, plain = 288 * 60e-6, replace(PROFILE, launches=None).cost("none", 0, 1024, 8192)
     cost = profile.cost("none", 0, 1024, 8192)
 
@@ -170,7 +173,8 @@ def test_schedulers_believe_what_engines_time() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
-    """From a line without speculation and two points with it: the rest to 10 % on average, and inside the intervals."""
+    """From a line without speculation and two points with it: the rest to 15 % on average at the worst, and inside the
+    intervals: what drafts take at one user may be seen as acceptance, or as what is off there."""
     factors = drawn(seed)
     asked = [f"{users},eagle3,5,2.9,512,200,,predict" for users in (4, 16, 32, 128)]
     bare = [f"{users},none,0,,512,200,1,given" for users in LINE] + [f"{u},eagle3,5,2.9,512,200,1,given" for u in (1, 64)]
@@ -183,7 +187,7 @@ def test_a_planted_profile_is_found_again(seed: int, tmp_path: Path) -> None:
     )
     found = Posterior.of(rows, [base()])
     told = predictions(found, rows)
-    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.1
+    assert np.mean([abs(one.forecast.value / known[one.point.line] - 1) for one in told]) < 0.15
     assert all(one.forecast.low < known[one.point.line] < one.forecast.high for one in told)
     best = {b.load: b for b in winners(found, rows)}
     for users in (1, 64, 128):
@@ -347,9 +351,40 @@ def test_what_is_written_gains_what_was_measured(kind: str, share: float, tmp_pa
     told = points(rows, tmp_path)
     found = Posterior.of(told, [base()])
     pair = [next(p for p in told if p.load.users == 64 and p.kind == one) for one in (kind, "none")]
-    predicted, factors_alone = found.gain(*pair).value, gain_of(found.best.profile, *pair)
-    assert abs(factors_alone - predicted) > 0.1
-    assert abs(gain_of(left_behind(found), *pair) - predicted) < abs(factors_alone - predicted) / 3
+    drafted, plain = (found.best.loops[one.line].value("output_tok_s", found.best.factors, 1) for one in pair)
+    left = found.gain(*pair).value - (drafted / plain - 1)
+    assert left < -0.05
+    put = gain_of(left_behind(found), *pair) - gain_of(found.best.profile, *pair)
+    assert put == pytest.approx(left, abs=0.02)
+
+
+def test_each_request_that_drafts_takes_its_time() -> None:
+    """So many seconds for each, however many tokens it drafts, in one pass or one after another; none without drafts."""
+    ones, twice = dict.fromkeys(TERMS, 1.0), dict.fromkeys(TERMS, 1.0) | {"draft_request": 2.0}
+    few, many = (StepLoad(n, context_tokens=200 * n) for n in (1, 64))
+    for kind, k in (("eagle3", 3), ("eagle3", 1), ("dspark", 5), ("none", 0)):
+        more = [
+            with_factors(base(), twice).cost(kind, k, 64, 512).seconds(load, k, 0)
+            - with_factors(base(), ones).cost(kind, k, 64, 512).seconds(load, k, 0)
+            for load in (few, many)
+        ]
+        unit = base().units["draft_request"] * (kind != "none")
+        assert more == pytest.approx([unit, 64 * unit], abs=1e-9)
+
+
+def test_texts_make_no_difference_to_a_model_without_experts() -> None:
+    """It reads the same weights whatever they are: growth of its line is of tokens and requests."""
+    dense, experts = (Base.of(find_profile(f"h100/{model}"), 512) for model in ("qwen3-8b", "deepseek-v4-flash"))
+    assert dense.units["variety"] < 0.01 * dense.parts["target"].verify.at([1])[0]
+    assert experts.units["variety"] == pytest.approx(0.1 * experts.parts["target"].verify.at([1])[0])
+
+
+def test_a_drafter_that_was_measured_takes_time() -> None:
+    """N-grams are free by a roofline, and their proposals are not."""
+    free, measured = (Base.several(find_profile("h100/qwen3-8b"), 512, drafting=it)[0] for it in ((), ("ngram",)))
+    assert "ngram" not in free.profile.draft
+    [cost] = [measured.parts["draft_request"].cost("ngram", 3, 8, 32).seconds(StepLoad(8), 3, 0)]
+    assert cost == pytest.approx(8 * measured.units["draft_request"], rel=1e-3)
 
 
 def test_a_fitted_profile_knows_the_step_better_than_its_parts(tmp_path: Path) -> None:
@@ -372,16 +407,17 @@ def test_a_fitted_profile_knows_the_step_better_than_its_parts(tmp_path: Path) -
 
 
 def test_an_acceptance_nobody_knows_is_found_too(tmp_path: Path) -> None:
-    """α = 0.8 behind two points, where the profile is right: found to within 0.05, and other loads as they come out."""
-    ones = dict.fromkeys(TERMS, 1.0) | {"token": 1e-6, "root": 1e-6, "draft_pass": 1e-6}
+    """α = 0.8 behind two points, where the profile is right: found as surely as is said, and other loads too."""
+    ones = dict.fromkeys(TERMS, 1.0) | {"token": 1e-6, "root": 1e-6, "draft_pass": 1e-6, "draft_request": 1e-6}
     told = "".join(f"{users},eagle3,3,2.952,512,200,1,given\n" for users in (1, 16, 64))
     bare = "".join(f"{users},none,0,,512,200,1,given\n" for users in LINE)
     rows = [replace(p, values={"output_tok_s": truth(p, ones)}) for p in points(bare + told, tmp_path)]
     hidden = [replace(p, averages=None, given=p.load != Users(16)) if p.gamma else p for p in rows]
     found = Posterior.of(hidden, [base()])
-    odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[acceptance_of("eagle3")]
-    assert odds / (1 + odds) == pytest.approx(0.8, abs=0.05)
-    assert found.best.spread(acceptance_of("eagle3")) < 0.8 * found.best.prior(acceptance_of("eagle3"))
+    name = acceptance_of("eagle3")
+    odds = ACCEPTED / (1 - ACCEPTED) * found.best.factors[name]
+    assert odds / (1 + odds) == pytest.approx(0.8, abs=0.1)
+    assert abs(np.log(odds / 4)) < found.best.spread(name) < 0.8 * found.best.prior(name)
     [one] = predictions(found, hidden)
     assert one.inside
     assert one.error == pytest.approx(0, abs=0.08)
@@ -434,7 +470,9 @@ def test_what_is_left_is_told_of_near_rows() -> None:
     smooth = ALL**2 + DRAFTING**2 + OWN**2
     whole = smooth + LOAD**2 + EACH**2
     assert left.at(here) == pytest.approx(0.1 * whole / (whole + 0.01**2))
-    assert left.at(near) == pytest.approx(left.at(here) * (smooth * np.exp(-0.1) + (LOAD**2 + EACH**2) * np.exp(-1)) / whole)
+    assert left.at(near) == pytest.approx(
+        left.at(here) * (smooth * np.exp(-0.5 / LENGTH) + (LOAD**2 + EACH**2) * np.exp(-1)) / whole
+    )
     assert left.at(plain) == pytest.approx(left.at(here) * (ALL**2 + LOAD**2) / whole)
     assert left.at(here._replace(outside=1.0)) == pytest.approx(left.at(plain))
     assert np.linalg.eigvalsh(shared([here, near, plain], [here, near, plain])).min() > 0

@@ -65,7 +65,8 @@ BLIND: Final = (
     "typed in, and predicted once, before anything was changed with it in view; since then fits weigh whether all answers "
     "are as long, for which V4-Flash on B300 and the TPU were the reasons, expect other captured sizes and acceptances, and "
     "are less sure of what is accepted, for which the TPU was a reason, of drafters that lose at once, as on the RTX 5090, "
-    "and of what a token adds and drafts share, for which fifteen tables that are not here were, with these in view"
+    "of what a token adds and drafts share, for which fifteen tables that are not here were, and of what each request that "
+    "drafts adds, for which twenty-seven others were, all with these in view"
 )
 TABLES: Final = (
     *(
@@ -127,7 +128,7 @@ def left_out(tables: Tables, table: LeftOut) -> Experiment:
     found, decisions = list[FieldPoint](), list[Decision]()
     shown = [(words, places) for words, places in GIVEN if len(loads) > max(-min(places), len(places))]
     given = [_given(rows, {loads[place] for place in places}) for _, places in shown]
-    bases = Base.several(profile, None, losing=losing(given[0]))
+    bases = Base.several(profile, None, drafting=[table.kind], losing=losing(given[0]))
     loops = simulated(rows, bases)
     for (words, _), some in zip(shown, given, strict=True):
         posterior = Posterior.of(some, bases, loops=loops)
