@@ -162,7 +162,7 @@ def _convert(file: Path, folder: Path, source: str, say: Say) -> None:
         ) from None
     with _quiet():
         model, tokenizer = _read(file, folder, header, source)
-        tokenizer, told = rebuilt(tokenizer, header.tokenizer, source)
+        tokenizer, told = rebuilt(tokenizer, header.tokenizer, source, header.name)
         if told:
             say(told)
         about = {

@@ -56,8 +56,10 @@ _ENDING: Final = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
     "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
 })  # fmt: skip
-"""Tokens that end an answer whatever a file says of them, for many name but one end: those of llama.cpp
-(src/llama-vocab.cpp, `special_eog_ids`), whose servers stop there."""
+"""Tokens that end an answer whatever a file says of them, for many name but one end: those by which llama.cpp's servers stop
+(src/llama-vocab.cpp, `special_eog_ids`), but for what stands between files and where code is to be filled in."""
+_PARTS: Final = frozenset({"<|return|>", "<|call|>"})
+"""Where both are there, as in gpt-oss, `<|end|>` ends a part of an answer alone."""
 _FUSED: Final = frozenset({"phi3"})
 """Architectures whose queries, keys and values are one tensor, so that no order of heads is undone."""
 _FOLDER: Final = "give the folder of the model in place of its GGUF file"
@@ -106,8 +108,9 @@ class Header:
         """Tokens that end an answer."""
         found = {self._value(f"tokenizer.ggml.{name}") for name in _ENDS} - {None}
         tokens = list(self._value("tokenizer.ggml.tokens", ()))
-        texts = _ENDING - ({"<|end|>"} if "<|return|>" in tokens else set())  # of gpt-oss: there it ends a part of an answer
-        return sorted({*map(int, found), *(i for i, token in enumerate(tokens) if token in texts)})
+        parts = {"<|end|>"} if set(tokens) >= _PARTS else set()
+        ends = {*map(int, found), *(i for i, token in enumerate(tokens) if token in _ENDING)}
+        return sorted(i for i in ends if not (i < len(tokens) and tokens[i] in parts))
 
     def complete(self, config: Any) -> None:
         """Put into a model's configuration what the library leaves out of it. Raises InputError where that is not known."""
@@ -138,6 +141,7 @@ class Header:
         for name, needed in (
             ("attention.head_count_kv", heads),  # without it the order of heads in queries and keys is not undone
             ("attention.layer_norm_rms_epsilon", hasattr(config, "rms_norm_eps")),
+            ("expert_used_count", bool(self._own("expert_count"))),
         ):
             if needed and self._own(name) is None:
                 said = f"{self._architecture}.{name}"

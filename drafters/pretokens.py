@@ -8,6 +8,7 @@ and cut text as GPT-2 does for others: texts then become tokens that the model h
 from __future__ import annotations
 
 import heapq
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ _MARK = "\u2581"
 """What SentencePiece writes for a space."""
 _CONTROL, _USERS = 3, 4
 """Types of tokens (gguf's TokenType): signs, and what a user has added, which stands out of any text whole."""
+_STRIPPING: Final = ("phi-3", "phi3")
+"""Models, by what their files call them, whose signs take the white space behind them along; no field says so
+(src/llama-vocab.cpp, where attributes are set by the name of the model)."""
+_NOT_STRIPPING: Final = ("<unk>", "<s>", "<|endoftext|>")
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -78,7 +83,7 @@ TEXTS: Final = (
 """Texts on which tokenizers are compared."""
 
 
-def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any, str]:
+def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str, called: str = "") -> tuple[Any, str]:
     """(a plain tokenizer that does what a GGUF file declares, in words what transformers' did otherwise, or nothing).
 
     It is of no model's own class: many of those cut text in their own way again as soon as they are loaded.
@@ -87,6 +92,7 @@ def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any
         tokenizer: of the file as transformers reads it.
         declared: `tokenizer.ggml.*` of the file, without that prefix.
         name: of the target, for messages.
+        called: what the file calls its model.
 
     Raises:
         InputError: the file declares what is not known here, or the tokenizer cannot be made to do it.
@@ -106,6 +112,8 @@ def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any
         )
     _begun_as_declared(backend, declared)
     backend.add_tokens([AddedToken(tokens[i], special=False, normalized=False) for i in _of_type(_USERS, declared)])
+    if any(family in called.lower() for family in _STRIPPING):
+        backend = _stripping(backend)
     signs = {sign: getattr(tokenizer, sign) for sign in ("bos_token", "eos_token", "unk_token", "pad_token")}
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **signs)
     plain.chat_template = tokenizer.chat_template
@@ -122,6 +130,14 @@ def rebuilt(tokenizer: Any, declared: Mapping[str, Any], name: str) -> tuple[Any
         plain,
         f"text is cut as {how} does: {count} of {len(TEXTS)} texts were read as other tokens before" if count else "",
     )
+
+
+def _stripping(backend: Tokenizer) -> Tokenizer:
+    """The same, whose signs take the white space behind them along."""
+    state = json.loads(backend.to_str())
+    for token in state["added_tokens"]:
+        token["rstrip"] = token["content"] not in _NOT_STRIPPING
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def _of_type(kind: int, declared: Mapping[str, Any]) -> list[int]:
@@ -144,7 +160,8 @@ def _cut_as_declared(backend: Tokenizer, declared: Mapping[str, Any], name: str)
             said = "does not say how text is cut before it is merged into tokens (tokenizer.ggml.pre)"
         raise InputError(f"target {name}: its file {said}; give the folder of the model in place of its GGUF file")
     ids = {token: i for i, token in enumerate(declared["tokens"])}  # libraries spell a user's tokens as if they were pieces
-    merges = [(left, right) for left, _, right in (one.partition(" ") for one in declared.get("merges", ()))]
+    once = dict.fromkeys(declared.get("merges", ()))  # of two alike the first counts
+    merges = [(left, right) for left, _, right in (one.partition(" ") for one in once)]
     try:
         backend.model = BPE(vocab=ids, merges=merges, ignore_merges=way.whole)
     except Exception as error:  # tokenizers raises no other

@@ -433,11 +433,12 @@ def test_what_a_model_has_no_place_for_is_refused(kind: str, fields: dict[str, A
         Header(reader, "m.gguf").complete(config)
 
 
-@pytest.mark.parametrize("left", ["attention.head_count_kv", "attention.layer_norm_rms_epsilon"])
+@pytest.mark.parametrize("left", ["attention.head_count_kv", "attention.layer_norm_rms_epsilon", "expert_used_count"])
 def test_what_a_file_does_not_say_is_not_made_up(left: str) -> None:
     """Without its number of heads of keys the library leaves the weights of queries and keys in another order."""
     config = AutoConfig.for_model("llama", hidden_size=64, num_attention_heads=4, num_hidden_layers=2)
-    own = {name: value for name, value in _always(config).items() if name != left}
+    said = {**_always(config), "expert_count": 4, "expert_used_count": 2}
+    own = {name: value for name, value in said.items() if name != left}
     reader = Reader({"general.architecture": "llama", **{f"llama.{name}": value for name, value in own.items()}})
     with pytest.raises(InputError, match=f"its file does not say llama.{left}; convert it anew"):
         Header(reader, "m.gguf").complete(config)
@@ -450,6 +451,7 @@ def test_what_a_file_does_not_say_is_not_made_up(left: str) -> None:
         (["a", "<|im_end|>", "b"], {}, [1]),
         (["</s>", "<|end|>"], {"eos_token_id": 0}, [0, 1]),  # Phi-3's
         (["<|end|>", "<|return|>", "<|call|>"], {"eos_token_id": 1}, [1, 2]),  # gpt-oss's, where an end is of a part
+        (["<|end|>", "<|return|>", "<|call|>"], {"eos_token_id": 0}, [1, 2]),
     ],
 )
 def test_an_answer_ends_where_servers_of_the_file_end_it(tokens: list[str], said: dict[str, int], ends: list[int]) -> None:
@@ -466,6 +468,17 @@ def test_a_users_tokens_stand_out_whole(users: tuple[str, ...], tmp_path: Path) 
     assert read is not None
     for text in (*users, *(f"x{one}y" for one in users), *TEXTS):
         assert list(read(text, add_special_tokens=False).input_ids) == own.encode(text).ids
+
+
+@pytest.mark.parametrize(("name", "blank"), [("Phi-3-mini-4k-instruct", False), ("My Model", True)])
+def test_the_signs_of_phi_3_take_the_white_space_behind_them(name: str, blank: bool, tmp_path: Path) -> None:
+    """As llama.cpp's do, by the name of the model; with the line break kept, chats were other tokens than the server's."""
+    _, own = written(tmp_path / "m.gguf", general__name=name)
+    read = Target.load(str(tmp_path / "m.gguf")).tokenizer
+    assert read is not None
+    turn = "<|im_start|>\nHi<|im_end|>\n"
+    plain = turn if blank else turn.replace("\n", "")
+    assert list(read(turn, add_special_tokens=False).input_ids) == own.encode(plain).ids
 
 
 @pytest.mark.parametrize("pre", OWN)
