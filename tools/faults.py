@@ -59,6 +59,13 @@ FAULTS = (
         "tests/drafters/test_gguf.py::test_what_the_library_leaves_out_is_put_into_the_configuration[starcoder2-fields0-found0]",
     ),
     Fault(
+        "a GGUF file's heads of keys made up where it does not say them",
+        "drafters/gguf_header.py",
+        'heads = hasattr(config, "num_key_value_heads") and self._architecture not in _FUSED',
+        "heads = False",
+        "tests/drafters/test_gguf.py::test_what_a_file_does_not_say_is_not_made_up[attention.head_count_kv]",
+    ),
+    Fault(
         "a GGUF file's sign of a text's beginning forgotten",
         "drafters/pretokens.py",
         'put = {"bos": declared.get("add_bos_token", begins)',
@@ -197,6 +204,13 @@ FAULTS = (
         'return _OF_RATES.get(rate, "step" if rate in rates("host") else "target")',
         'return _OF_RATES.get(rate, "launch")',
         "tests/harness/test_calibration_of_hardware.py::test_every_rate_is_moved_by_one_term_and_lost_by_none[overhead_s_per_prompt]",
+    ),
+    Fault(
+        "requests that draft take no time of their own in a fit",
+        "harness/hardware/terms.py",
+        "return pass_s * many * (n if one_by_one else 1) + request_s * n",
+        "return pass_s * many * (n if one_by_one else 1)",
+        "tests/harness/test_calibration_of_hardware.py::test_each_request_that_drafts_takes_its_time",
     ),
     Fault(
         "a policy's file that was changed passes for what it was",
