@@ -67,7 +67,7 @@ TERMS: Final[Mapping[TermName, Term]] = {
     "root": Term("more for different tokens of a pass, by the root of their number", 1.8),
 }
 LEAST_STEP_S, LEAST_REQUEST_S = 0.2e-3, 15e-6
-"""Units of host work where a profile has less: the second as most published tables leave it."""
+"""Units of host work where a profile has less, the second chosen with published tables in view."""
 TOKEN_SHARE: Final = 0.3
 """The unit of `token`: this share of what a token costs in large passes of the base. Rooflines have a few tokens nearly for
 free, and kernels of mixtures, with a token or two an expert, are far from their best there."""
