@@ -83,21 +83,21 @@ class Parts:
         return msgspec.msgpack.decode(file.read_bytes(), type=kind) if file.exists() else None
 
     def keep(self, name: str, made: object) -> None:
-        """Keep a part."""
+        """Keep a part. Whoever is stopped in the midst of it is told how to go on: else one could lie there unsaid."""
         partial = self._file(name).with_suffix(f".{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(msgspec.msgpack.encode(made))
+            self._watcher.began(self.name, None)
             partial.replace(self._file(name))
-        except OSError as error:
+        except BaseException as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
                 self._folder.rmdir()  # where no part is kept
                 self._folder.parent.rmdir()
-            if is_full(error):
+            if isinstance(error, OSError) and is_full(error):
                 raise full(self._out) from error
             raise
-        self._watcher.began(self.name, None)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.part"

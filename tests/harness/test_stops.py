@@ -192,7 +192,7 @@ def stopped_after_a_part(command: str, out: Path, how: signal.Signals) -> str:
     words = shlex.split(command)
     assert last.startswith(f"{words[0]}: stopped; ")
     _, _, go_on = last.partition(" keeps what it has, go on with: ")
-    assert shlex.split(go_on) == [*words, "--out", str(out)]
+    assert shlex.split(go_on) == [*words, "--out", str(out)], stderr
     return go_on
 
 
