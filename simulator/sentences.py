@@ -68,19 +68,39 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         said.append(wait + ("." if bounded else ", and no bound of the promise counts the wait."))
     said += [f"{promise.name}: {_attained(promise, d.attained[promise.name])}." for promise in d.promise]
     if d.sure is not None and d.sure < 0.975:
-        if d.holds is not None and d.holds.low <= 0:
-            safer = "in some of the others no load keeps it, and only a weaker promise or faster hardware is safer"
-        else:
-            safer = f"{'fewer requests at a time' if waiting else _safe(d.holds)}, or a weaker promise, is safer"
-        if surer := [one for one in d.rivals if not one.reason and (one.sure or 0.0) >= d.sure + _SURER]:
-            best = max(surer, key=lambda one: one.sure or 0.0)
-            keep = "keep" if best.replicas > 1 else "keeps"
-            safer = f"{best.layout} instead, told below, {keep} it in {best.sure:.0%}; {safer} too"
-        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {safer}.")
+        said.append(f"The promise is kept in {d.sure:.0%} of the draws only: {_safer(d, d.sure, waiting=waiting)}.")
     if brief:
         return said
     if d.holds is not None:
         said.append(_enough(d, d.holds))
+    said += _not_taken(d)
+    errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
+    said.append(
+        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors "
+        f"({errors}){too_few_draws(d.draws)}."
+    )
+    if d.next:
+        said.append(f"To be surer: {d.next}.")
+    return said + others
+
+
+def _safer(d: Decision, sure: float, *, waiting: bool) -> str:
+    """What keeps a promise more surely than what is said to be run."""
+    if d.holds is not None and d.holds.low <= 0:
+        safer = "in some of the others no load keeps it, and only a weaker promise or faster hardware is safer"
+    else:
+        safer = f"{'fewer requests at a time' if waiting else _safe(d.holds)}, or a weaker promise, is safer"
+    surer = [one for one in d.rivals if not one.reason and (one.sure or 0.0) >= sure + _SURER]
+    if not surer:
+        return safer
+    best = max(surer, key=lambda one: one.sure or 0.0)
+    keep = "keep" if best.replicas > 1 else "keeps"
+    return f"{best.layout} instead, told below, {keep} it in {best.sure:.0%}; {safer} too"
+
+
+def _not_taken(d: Decision) -> list[str]:
+    """What comes next, and what would be better and cannot be run."""
+    said = list[str]()
     if d.runner_up is not None:
         clear = "" if d.runner_up.clear else ", which is within doubt: take whichever is easier to run"
         if d.runner_up.clear and d.runner_up.all.value < 0:
@@ -94,14 +114,7 @@ def sentences(decision: Decision, *, gains: bool = True, brief: bool = False) ->
         more = f"{signed(d.better.all.value)} ({_interval(d.better)})"
         surely = "would add" if d.better.all.low > 0 else "may be better, which is not sure:"
         said.append(f"{d.engine_name} cannot run {d.better.over}, which {surely} {more}.")
-    errors = ", ".join(f"{name} {error:.0%}" for name, error in d.errors.items())
-    said.append(
-        f"Traffic: {d.traffic}. Intervals: {counted(d.draws, 'draw')} of prompts, seeds and the profile's errors "
-        f"({errors}){too_few_draws(d.draws)}."
-    )
-    if d.next:
-        said.append(f"To be surer: {d.next}.")
-    return said + others
+    return said
 
 
 def _enough(d: Decision, holds: Range) -> str:

@@ -32,6 +32,8 @@ LEAST_NOISE: Final = 0.02
 """What measurements are off by at least, and the model: a profile is no better known than a bench is repeated."""
 _FAR: Final = 3.0
 """Standard deviations of a prior beyond which a factor is worth a warning."""
+_UNTOLD: Final = 0.95
+"""The share of a prior's deviation from which on what is left says that nothing was told: a tenth of the variance."""
 _IMPOSSIBLE: Final = 30.0
 """Times as much as anything comes to, or as little, that is no machine's: seconds for milliseconds are a thousand."""
 _MOST_USERS: Final = 1024
@@ -170,7 +172,7 @@ class Calibration:
 
     def untold(self) -> list[str]:
         """Terms of which the measurements say next to nothing."""
-        return [name for name in self.names if self.spread(name) > 0.8 * self.prior(name)]
+        return [name for name in self.names if self.spread(name) > _UNTOLD * self.prior(name)]
 
     def strained(self) -> list[str]:
         """Terms that the measurements move further than anybody believed before."""

@@ -323,6 +323,8 @@ def test_terms_nobody_measured_stay_as_unsure_as_they_were(tmp_path: Path) -> No
     found = Posterior.of(rows, [base()])
     assert {"draft", "draft_pass", "launch"} <= set(found.best.untold())
     assert found.best.spread("draft") == pytest.approx(TERMS["draft"].spread, rel=1e-3)
+    told = {name: 1 - (found.best.spread(name) / found.best.prior(name)) ** 2 for name in found.best.names}
+    assert set(found.best.untold()) == {name for name, share in told.items() if share < 0.1}, "as the table says it"
 
 
 def gain_of(profile: Profile, drafting: MeasuredPoint, plain: MeasuredPoint) -> float:
