@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ import typer
 from harness import stops
 from harness.console import plain_console, print_json, print_table, say, user_errors, watching
 from harness.options import AsJson, KvFormat, Out, StepTokens, Weights, WritableOut
-from simulator.numbers import four_digits
+from simulator.numbers import counted, four_digits
 
 if TYPE_CHECKING:  # these take seconds
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ class _Asked:
 
     def fitted(self) -> tuple[Measured, Posterior]:
         """The file, and what follows of it."""
-        from harness.hardware.measured import base_profile, read_measured, with_room
+        from harness.hardware.measured import base_profile, read_measured, with_plain, with_room
         from simulator.errors import InputError
         from simulator.hardware.catalogue import Asked
 
@@ -155,6 +155,7 @@ class _Asked:
                 raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")
             if self.run is not None:
                 measured = _accepted_as_in(measured, self.run, self.out, self.file, watcher)
+            measured = replace(measured, points=with_plain(measured.points))
             try:
                 return measured, self._fit(measured, profile, watcher)
             except InputError as error:
@@ -182,8 +183,6 @@ class _Asked:
 
 
 def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher: Watcher) -> Measured:
-    from dataclasses import replace
-
     from harness.hardware.acceptance import accepted_as_in
     from results.store.database import Store
     from simulator.errors import InputError
@@ -198,8 +197,6 @@ def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher
 
 def _named(posterior: Posterior, called: str, file: Path) -> Profile:
     """The most probable profile, with where it comes from."""
-    from dataclasses import replace
-
     from harness.hardware.left_behind import left_behind
 
     found = posterior.best
@@ -270,7 +267,7 @@ def _print_unsaid(console: Console, posterior: Posterior) -> None:
 def _print_fit(console: Console, posterior: Posterior, points: Sequence[MeasuredPoint], called: str) -> None:
     found = posterior.best
     count = len(found.residuals)
-    say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {count} values")
+    say(console, f"{called}: {found.base.profile.name} ({found.base.profile.source}), fitted to {counted(count, 'value')}")
     lines = [
         [r.point.name, r.metric, four_digits(r.measured), four_digits(r.fitted), f"{r.fitted / r.measured - 1:+.1%}"]
         for r in found.residuals
@@ -338,7 +335,8 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
     from harness.hardware.table import METRICS
 
     told, best = predictions(found, points), found.best
-    say(console, f"from {len(best.residuals)} values on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
+    values = counted(len(best.residuals), "value")
+    say(console, f"from {values} on {best.base.profile.name}; factors leave {best.noise:.1%} on average")
     _print_furthest(console, best)
     _print_unsaid(console, found)
     _print_crowded(console, found, points)
@@ -380,13 +378,6 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
         print_table(console, columns, rows, ("regret", "measured"))
     for crossed in crossovers(found, points):
         say(console, _crossing(crossed))
-    compared = {b.load for b in firsts}
-    if alone := {one.point.load.label: one.point.what for one in told if one.point.load.label not in compared}:
-        rows_of = "; ".join(f"{load} ({what})" for load, what in alone.items())
-        say(
-            console,
-            f"nothing to compare with at {rows_of}: a row of another way to draft, or of none, marked `predict`, adds it",
-        )
 
 
 def _crossing(crossed: Crossover) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -19,7 +20,8 @@ from simulator.policies import NO_DRAFTER
 
 _SHOWN: Final[Metric] = "output_tok_s"
 _SHOWN_OPEN: Final[Metric] = "tpot_mean_ms"
-"""What is told of a point of which nothing was measured; of an open one, whose throughput is what is asked."""
+"""What is told of a point of which nothing was measured where no given row says better; of an open one, whose throughput is
+what is asked."""
 
 
 class Predicted(NamedTuple):
@@ -107,8 +109,18 @@ def predictions(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Predi
     return [
         Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
         for point in points if not point.given and found.most_per_s(point) is None
-        for metric in (tuple(point.values) or (_SHOWN if point.load.users is not None else _SHOWN_OPEN,))
+        for metric in (tuple(point.values) or (_shown(point, points),))
     ]  # fmt: skip
+
+
+def _shown(point: MeasuredPoint, points: Sequence[MeasuredPoint]) -> Metric:
+    """What is told of a point of which nothing was measured: what most given rows of such loads have."""
+    closed = point.load.users is not None
+    alike = [
+        one for one in points if one.given and (one.load.users is not None) == closed and set(one.values) != {"step_ms"}
+    ]
+    measured = Counter(metric for one in alike for metric in one.values)
+    return max(measured, key=lambda metric: measured[metric], default=_SHOWN if closed else _SHOWN_OPEN)
 
 
 def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
@@ -118,7 +130,7 @@ def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
         values = {point.line: found.speed(point) for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
-        told = [_measured(found, point) for point in here]
+        told = [_measured(found, point) for point in here if point.line > 0]
         chosen = _measured(found, first)
         drafts = max((one for one in here if one.policy != NO_DRAFTER), key=lambda one: values[one.line], default=None)
         regret = None if None in told or chosen is None else 1 - chosen / max(value for value in told if value is not None)

@@ -21,7 +21,7 @@ from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, find_profile
 from simulator.hardware.profile import Profile
 from simulator.load import Arrivals, Load, Users
-from simulator.numbers import counted, real, whole
+from simulator.numbers import as_share, counted, real, whole
 from simulator.policies import NO_DRAFTER, PolicySpec
 from simulator.policies.k_by_batch import WHOLE_BLOCK
 from simulator.serving.verification import departures
@@ -52,7 +52,7 @@ class MeasuredPoint:
     """One row: what was asked of a server, and what came of it."""
 
     line: int
-    """In the file, from 1."""
+    """In the file, from 1; negative of a row that is no line of it, and stands beside that one."""
     load: Load
     requests: int | None = None
     """Requests of a finite client, which asks for so many and leaves; None is a load without end."""
@@ -139,6 +139,20 @@ def with_room(profile: Profile, points: Sequence[MeasuredPoint], say: Callable[[
                 f"since it was measured, {rooms[kind]:,} tokens of cache are taken, as many as its rows have"
             )
     return replace(profile, kv_capacity_by_drafter=rooms)
+
+
+def with_plain(points: Sequence[MeasuredPoint]) -> tuple[MeasuredPoint, ...]:
+    """The points, and one without speculation, to be predicted, wherever something drafts and no row is without: what
+    drafting gives there is what a table is read for. Steps that were timed have none."""
+    there = {point.traffic for point in points if point.policy == NO_DRAFTER}
+    added = dict[object, MeasuredPoint]()
+    for point in points:
+        if point.traffic not in there and set(point.values) != {"step_ms"}:
+            plain = replace(
+                point, line=-point.line, kind="none", policy=NO_DRAFTER, averages=None, gamma=0, values={}, given=False
+            )
+            added.setdefault(point.traffic, plain)
+    return (*points, *added.values())
 
 
 def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
@@ -320,6 +334,7 @@ def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, 
         raise ValueError(f"survival has {survival.gamma} positions where {drafted} tokens are drafted")
     if survival is not None:
         survival = Averages(survival.survival[:drafted])
+    row = _with_length(row, kind, policy, drafted, say)
     length = _of_column("accepted_length", lambda: _of_length(row, policy, drafted), row)
     if kind == "ngram" and length is not None:
         say(
@@ -340,15 +355,39 @@ def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, 
     return kind, policy, drafted, survival or length
 
 
+def _with_length(
+    row: Mapping[str, str], kind: str, policy: PolicySpec | None, drafted: int, say: Callable[[str], None]
+) -> Mapping[str, str]:
+    """The row with an accepted length where it has but the share of draft tokens that are accepted. Raises ValueError."""
+    if "acceptance_rate" not in row or {"accepted_length", "survival"} & row.keys():
+        return row
+    if kind == "ngram":
+        say("acceptance_rate of ngram says nothing of how often there is a draft, and is not read; accepted_length is")
+        return row
+    try:
+        written = row["acceptance_rate"]
+        share = as_share(written if written.endswith("%") or real(written) <= 1 else f"{written}%")
+    except ValueError as error:
+        raise ValueError(f"acceptance_rate: {error}") from None
+    if not 0 <= share <= 1:
+        raise ValueError(f"acceptance_rate: must be from 0 to 1, or to 100%, got {written}")
+    return {**row, "accepted_length": repr(1 + share * _of_load(row, policy, drafted))}
+
+
+def _of_load(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) -> int:
+    """The drafted tokens that averages of a row are of. Raises ValueError where they are of several numbers."""
+    if policy is None or policy.k_by_batch is None:
+        return drafted
+    if "concurrency" not in row:
+        raise ValueError("is of several numbers of drafted tokens; give survival")
+    return min(policy.k_by_batch.at(_count(row, "concurrency", 1) or 1), drafted) or drafted  # of none it says nothing
+
+
 def _of_length(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) -> Averages:
     """Acceptance by tokens a round, which are of as many drafted tokens as the policy has at the row's load; alike at all
     positions. Raises ValueError."""
-    tokens, k = _number(row, "accepted_length"), drafted
-    if policy is not None and policy.k_by_batch is not None:
-        if "concurrency" not in row:
-            raise ValueError("is of several numbers of drafted tokens; give survival")
-        k = min(policy.k_by_batch.at(_count(row, "concurrency", 1) or 1), drafted) or drafted  # of none it says nothing
-    some = Averages.of_accepted_length(tokens, k)
+    k = _of_load(row, policy, drafted)
+    some = Averages.of_accepted_length(_number(row, "accepted_length"), k)
     return Averages.of_conditional([some.conditional[0]] * drafted) if k < drafted else some
 
 

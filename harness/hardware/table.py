@@ -23,15 +23,16 @@ METRICS: Final[Mapping[Metric, str]] = {
 }  # fmt: skip
 """What may be measured, and what it is in words."""
 _COLUMNS: Final = (
-    "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "survival",
-    "prompt_tokens", "output_tokens", *METRICS, "context", "role",
+    "concurrency", "rate", "requests", "drafter", "drafted_tokens", "policy", "accepted_length", "acceptance_rate",
+    "survival", "prompt_tokens", "output_tokens", *METRICS, "context", "role",
 )  # fmt: skip
 _ALSO: Final[Mapping[str, str]] = {
     "users": "concurrency", "max_concurrency": "concurrency", "request_rate": "rate", "num_prompts": "requests",
     "method": "drafter", "k": "drafted_tokens", "drafted": "drafted_tokens", "num_speculative_tokens": "drafted_tokens",
     "acceptance_length": "accepted_length", "spec_decode_acceptance_length": "accepted_length",
     "mean_acceptance_length": "accepted_length", "accept_length": "accepted_length",
-    "spec_accept_length": "accepted_length", "isl": "prompt_tokens", "input_tokens": "prompt_tokens",
+    "spec_accept_length": "accepted_length", "draft_acceptance_rate": "acceptance_rate",
+    "spec_decode_acceptance_rate": "acceptance_rate", "isl": "prompt_tokens", "input_tokens": "prompt_tokens",
     "input_len": "prompt_tokens", "input_length": "prompt_tokens", "random_input_len": "prompt_tokens",
     "osl": "output_tokens", "output_len": "output_tokens", "output_length": "output_tokens",
     "random_output_len": "output_tokens", "output_throughput": "output_tok_s",
@@ -40,18 +41,22 @@ _ALSO: Final[Mapping[str, str]] = {
     "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
 }  # fmt: skip
 """Names of columns elsewhere, as heads are compared."""
-_OTHERS: Final = re.compile(r"total_|p\d+_|std_|max_output|(request|total_token|input)_throughput|.*_(?:per_)?user$")
+_OTHERS: Final = re.compile(
+    r"total_|p\d+_|std_|max_output|accept_rate$|(request|total_token|input)_throughput|.*_(?:per_)?user$"
+)
 """What columns of load generators are called that are not read, and are near to the names of those that are."""
 _NOTHING: Final = frozenset({"-", "–", "—", "n/a", "na", "nan", "null", "oom", "#n/a"})
 """What stands in cells of which nobody knows the number."""
 _UNITS: Final[Mapping[str, tuple[str, ...]]] = {
     "concurrency": ("users", "requests"), "rate": ("1/s", "req/s", "requests/s"), "requests": ("requests",),
-    "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "prompt_tokens": ("tokens",),
+    "drafted_tokens": ("tokens",), "accepted_length": ("tokens",), "acceptance_rate": ("%",), "prompt_tokens": ("tokens",),
     "output_tokens": ("tokens",), "output_tok_s": ("tokens/s", "tok/s"), "context": ("tokens",), "tpot_ms": ("ms",),
     "output_tok_s_per_gpu": ("tokens/s/gpu", "tok/s/gpu"), "tpot_mean_ms": ("ms",), "step_ms": ("ms",),
 }  # fmt: skip
 """Units that a head may name."""
 _UNIT: Final = re.compile(r"[(\[]([^)\]]*)[)\]]")
+_SPEED: Final = re.compile(r"tok|tps|thr|speed|latency", re.IGNORECASE)
+"""What heads have in them that may be of what was measured."""
 _THOUSANDS: Final = re.compile(r"[1-9]\d{0,2}(?:[.,]\d{3})+")
 """Numbers whose marks may stand between thousands."""
 
@@ -76,7 +81,9 @@ def read_table(file: Path, say: Callable[[str], None]) -> Table:
     if len(rows) < 2:
         raise InputError(f"{file}: has no rows; a head and a row a point are needed (docs/hardware.md)")
     apart = max(",;\t", key=rows[0][1].count)
-    heads = _heads(_cells(rows[0][1], apart), file, say)
+    written = _cells(rows[0][1], apart)
+    heads = _heads(written, file, say)
+    percent = any(head == "acceptance_rate" and _UNIT.search(own) for head, own in zip(heads, written, strict=True))
     table = {number: _cells(line, apart) for number, line in rows[1:]}
     if wide := [number for number, cells in table.items() if len(cells) > len(heads)]:
         raise InputError(f"{file}, line {wide[0]}: has {len(table[wide[0]])} cells under {len(heads)} heads")
@@ -85,6 +92,8 @@ def read_table(file: Path, say: Callable[[str], None]) -> Table:
     kept, seen = list[tuple[int, Mapping[str, str]]](), dict[tuple[str, ...], int]()
     for number, cells in table.items():
         row = {head: cell for head, cell in zip(heads, cells, strict=False) if cell and head}
+        if percent and "acceptance_rate" in row:
+            row["acceptance_rate"] = row["acceptance_rate"].removesuffix("%") + "%"
         row = {head: cell for head, cell in row.items() if head not in _UNITS or cell.lower() not in _NOTHING}
         first = seen.setdefault(tuple(cells), number) if row else number
         if first != number:
@@ -157,6 +166,10 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
         raise InputError(f"{file}: column {twice[0]!r} is there twice")
     if not {"concurrency", "rate"} & set(heads):
         raise InputError(f"{file}: a column concurrency, or rate, is needed; a line that begins with # is no head")
+    if not set(METRICS) & set(heads):
+        likely = [head for head in others if _SPEED.search(head)]
+        hint = f"; is {likely[0]!r} one of them? Call it so" if likely else ""
+        raise InputError(f"{file}: no column of what was measured: {', '.join(METRICS)}{hint} (docs/hardware.md)")
     if others:
         say(f"note: not read of {file}: {', '.join(others)}; what is read: {', '.join(_COLUMNS)}")
     return heads

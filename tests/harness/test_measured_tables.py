@@ -222,6 +222,10 @@ def test_equal_rows_of_two_runs_are_two_measurements(tmp_path: Path) -> None:
         ("concurrency,output_tokens,tpot_ms\n8,1,5\n", "output_tokens 1: between"),
         ("concurrency,drafter,drafted_tokens,policy,output_tok_s\n8,eagle3,3,fixed:5,5\n", "verifies 5 tokens where 3"),
         ("concurrency,drafter,survival,accepted_length,output_tok_s\n8,eagle3,.5 .2 .1,3.4,5\n", "differ"),
+        ("users,toks\n1,44\n2,80\n", "no column of what was measured: output_tok_s, .*; is 'toks' one of them"),
+        ("users,drafter\n1,none\n", "no column of what was measured: .*step_ms \\(docs"),
+        ("users,method,k,acceptance_rate,tpot_ms\n8,eagle3,3,154%,5\n", "acceptance_rate: must be from 0 to 1"),
+        ("users,method,k,acceptance_rate,tpot_ms\n8,eagle3,3,half,5\n", "acceptance_rate: half is no number"),
         ("concurrency,drafter,survival,output_tok_s\n8,eagle3,.5 .7,5\n", "survival: position 2 .* more often"),
         (
             "concurrency,drafter,drafted_tokens,policy,output_tok_s\n8,eagle3,3,k_by_batch:16=3;64=1,5\n",
@@ -247,6 +251,36 @@ def test_of_a_table_accepted_tokens_are_of_as_many_as_it_drafts_there(tmp_path: 
     whole = [one.conditional[0] for one in given if one is not None]
     assert whole[::2] == pytest.approx(whole[1::2])
     assert [one.gamma for one in given if one is not None] == [7, 1, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("head", "cell"),
+    [
+        ("acceptance_rate", "0.54"), ("Acceptance rate", "54%"), ("spec_decode_acceptance_rate", "54.0"),
+        ("Draft acceptance rate (%)", "54"), ("acceptance rate (%)", "54%"), ("survival", ".72 .54 .36"),
+    ],
+)  # fmt: skip
+def test_a_share_of_draft_tokens_is_an_accepted_length(head: str, cell: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"users,method,k,{head},output_tok_s\n1,none,0,,44\n1,eagle3,3,{cell},87\n")
+    _, drafting = read_measured(tmp_path / "m.csv").points
+    assert drafting.averages is not None
+    assert drafting.averages.accepted_length == pytest.approx(1 + 3 * 0.54)
+
+
+def test_the_share_under_a_head_in_percent_is_in_percent(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("users,method,k,acceptance_rate (%),output_tok_s\n1,mtp,3,0.8,87\n")
+    [drafting] = read_measured(tmp_path / "m.csv").points
+    assert drafting.averages is not None
+    assert drafting.averages.accepted_length == pytest.approx(1.024)
+
+
+def test_the_share_of_what_a_look_up_drafts_is_not_read(tmp_path: Path) -> None:
+    """It says nothing of steps in which there is no draft."""
+    told = list[str]()
+    (tmp_path / "m.csv").write_text("users,method,k,acceptance_rate,output_tok_s\n1,ngram,3,0.54,87\n")
+    [drafting] = read_measured(tmp_path / "m.csv", told.append).points
+    assert drafting.averages is None
+    assert any("acceptance_rate of ngram" in line for line in told)
 
 
 def test_acceptance_that_other_lines_say_is_taken_of_them(tmp_path: Path) -> None:
@@ -340,7 +374,7 @@ def test_a_server_that_verifies_trees_is_told(tmp_path: Path) -> None:
     assert not any("tree" in line for line in told)
 
 
-def test_predictions_tell_what_drafting_would_lose_what_stands_alone_and_what_to_measure_next(tmp_path: Path) -> None:
+def test_predictions_tell_what_drafting_would_lose_what_no_row_says_and_what_to_measure_next(tmp_path: Path) -> None:
     file = tmp_path / "bench.csv"
     given = "".join(f"{users},none,0,,512,256,{75 * users},given\n" for users in (1, 8))
     asked = "256,none,0,,512,256,,predict\n256,eagle3,7,1.1,512,256,,predict\n16,eagle3,7,1.1,512,256,,predict\n"
@@ -352,8 +386,23 @@ def test_predictions_tell_what_drafting_would_lose_what_stands_alone_and_what_to
     assert gain is not None, row
     low, value, high = (int(gain[i]) for i in (2, 1, 3))
     assert low <= value <= high < 0  # of the drafter, though none is the best
-    assert "nothing to compare with at 16 users (eagle3" in " ".join(done.stdout.split())
+    assert re.search(r"^ none at 16 users ", done.stdout, re.MULTILINE), "which no row says, and the gain there hangs on"
+    assert re.search(r"^ 16 users .*%", done.stdout, re.MULTILINE)
     assert "measure next: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [("tpot_ms", "ms a token, median"), ("output_tok_s_per_gpu", "tokens/s/GPU"), ("output_tok_s", "tokens/s")],
+)
+def test_what_is_predicted_is_what_was_measured(metric: str, unit: str, tmp_path: Path) -> None:
+    """Whoever measured tokens a second of each GPU would take those of all for four times as many."""
+    row = f"concurrency,drafter,drafted_tokens,{metric}\n1,none,0,9\n16,none,0,11\n16,eagle3,3,\n"
+    (tmp_path / "m.csv").write_text(row.replace(",9", ",110").replace(",11\n", ",1500\n") if "tok_s" in metric else row)
+    done = called("predict", str(tmp_path / "m.csv"), "--base", "h100/qwen3-4b")
+    assert done.returncode == 0, done.stderr
+    [told] = [line for line in done.stdout.splitlines() if line.startswith(" eagle3 fixed:3 at 16 users")]
+    assert f"  {unit} " in f"{told} ", told
 
 
 def test_an_engine_that_captures_by_requests_is_heard_where_the_file_names_it(tmp_path: Path) -> None:
