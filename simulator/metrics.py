@@ -4,7 +4,8 @@ Statistics. Simulated time is cut into slices. For loads without end the first s
 come, and more where the rule MSER (White 1997) says so of throughput or of users' speed, namely the cut that makes the
 standard error over what is left smallest, at most half of the run. What is left is joined to 20 batches, or fewer, down to
 5, that last two requests' stay at least: within one's stay means go together. The batches' means give a 95 % interval by
-Student's t. Quantiles come from histograms with bins of 1 %, so they are right to half a percent.
+Student's t. Quantiles come from histograms with bins of 1 %, so they are right to half a percent. A client that asks for so
+much and leaves has no batches: its first wave and its drain are no noise; other seeds tell of that.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ def outcome(
     rates = np.array([s.totals["emitted"] / max(s.seconds, 1e-300) for s in ledger.slices])
     skip = max(_warm_up(ledger.slices, rates), beginning) if endless else 0
     kept = _Window(ledger.slices[skip:], replicas)
-    throughput = kept.estimate(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
+    by_time = kept.estimate if load != "finite" else kept.alone
+    throughput = by_time(lambda w: _ratio(w.total("emitted"), w.seconds * gpus))
     keeps_up = load == "finite" or Backlog.of(ledger.slices[:arriving]).keeps_up(closed=load == "closed")
     stationary = not endless or (_stationary(rates[skip:], skip, len(rates)) and keeps_up is not False)
     shared = [sla for sla in ledger.slas if sla.share is not None]
@@ -204,7 +206,7 @@ def outcome(
         warmup_s=sum(s.seconds for s in ledger.slices[:skip]) / replicas,
         finished=kept.finished,
         throughput=throughput,
-        tps=kept.estimate(lambda w: w.mean("tps")),
+        tps=by_time(lambda w: w.mean("tps")),
         quantiles={f"p{q:g}_{name}": v for name in TIMED for q, v in zip(PERCENT, kept.quantiles(name), strict=True)},
         means={name: kept.mean(name) for name in MEASURES},
         burst_s=_ratio(kept.total("request_s"), kept.total("rounds")),
@@ -341,6 +343,10 @@ class _Window:
     def stays(self) -> float:
         """How many times as long as a finished request's stay it is; nan where none finished."""
         return _ratio(self.seconds / self.replicas, self.mean("e2e"))
+
+    def alone(self, of: Callable[[_Window], float]) -> Estimate:
+        """A figure of a run whose parts are not alike."""
+        return Estimate(of(self), math.nan)
 
     def estimate(self, of: Callable[[_Window], float]) -> Estimate:
         """A figure with the interval that the means of batches give."""

@@ -45,6 +45,7 @@ def test_ten_requests_of_four_users_take_three_waves() -> None:
     assert found.running == pytest.approx((4 * 8 + 2 * 4) / 15)  # decoding, over steps: four of each five
     assert found.keeps_up is True
     assert not [w for w in found.warnings if "settle" in w or "overload" in w]
+    assert np.isnan([found.throughput.half_width, found.tps.half_width]).all(), "waves and a drain are no noise"
 
 
 def test_fewer_requests_than_users_and_caps_below_them() -> None:
