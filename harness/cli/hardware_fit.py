@@ -141,7 +141,8 @@ class _Asked:
 
     def fitted(self) -> tuple[Measured, Posterior]:
         """The file, and what follows of it."""
-        from harness.hardware.measured import base_profile, read_measured, with_plain, with_room
+        from harness.hardware.measured import base_profile, completed, read_measured, with_room
+        from harness.hardware.remarks import others
         from simulator.errors import InputError
         from simulator.hardware.catalogue import Asked
 
@@ -150,12 +151,14 @@ class _Asked:
             assert self.base is not None  # which was checked above
             asked = Asked(model=self.model, gpus=self.gpus, weights=self.weights, cache=self.kv)
             profile = base_profile(self.base, asked, measured.given or measured.points)
+            for other in others(measured.remarks, profile):
+                watcher.say(f"note: {self.file} names {other}")
             profile = with_room(profile, measured.points, watcher.say)
             if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):
                 raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")
             if self.run is not None:
                 measured = _accepted_as_in(measured, self.run, self.out, self.file, watcher)
-            measured = replace(measured, points=with_plain(measured.points))
+            measured = replace(measured, points=completed(measured.points))
             try:
                 return measured, self._fit(measured, profile, watcher)
             except InputError as error:
@@ -294,14 +297,21 @@ def _print_fit(console: Console, posterior: Posterior, points: Sequence[Measured
 def _print_next(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
     from harness.hardware.posterior import next_measurement
 
-    if (suggested := next_measurement(found, points)) is not None and suggested.narrows:
+    suggested = next_measurement(found, points)
+    if suggested is None:
+        return
+    if not suggested.narrows:
         say(
             console,
-            f"measure next: {suggested.point.name}; it would narrow what speculation gains at these loads from "
-            f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
+            f"no one measurement at these loads would narrow what speculation gains, ± {suggested.before:.0%}, by much",
         )
-    elif any(not point.values for point in points):
-        say(console, "none of the rows that nobody measured would narrow what speculation gains: add one marked `predict`")
+        return
+    which = "measure next" if not suggested.point.values else f"give next, of line {suggested.point.line}"
+    say(
+        console,
+        f"{which}: {suggested.point.name}; it would narrow what speculation gains at these loads from "
+        f"± {suggested.before:.0%} to ± {suggested.after:.0%}",
+    )
 
 
 def _print_crowded(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
@@ -344,7 +354,10 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
     for over in more:
         say(console, f"{over.point.name}: more than can be answered, which is about {four_digits(over.most_per_s)} a second")
     if not told:
-        say(console, "no row is to be predicted: mark some `predict`" if not more else "nothing else is to be predicted")
+        say(
+            console,
+            "no row drafts: add one, measured or marked `predict`" if not more else "nothing else is to be predicted",
+        )
         return
     lines = []
     for one in told:

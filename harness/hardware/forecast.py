@@ -150,8 +150,9 @@ def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crosso
         predicted = {u: found.speed(one) / found.speed(none) for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
+        rows = [u for u, pair in at.items() if all(point.line > 0 for point in pair)]
         doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)
-        whole = len(measured) == len(predicted)
+        whole = 1 < len(measured) == len(rows)
         crossed.append(
             Crossover(
                 next(iter(at.values()))[0].what, _crossing(predicted), _crossing(measured) if whole else None, doubtful,

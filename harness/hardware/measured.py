@@ -43,6 +43,8 @@ _BY_REQUESTS: Final = re.compile(r"\b(?:sglang|tensorrt-llm|trt-llm|trtllm|atom)
 _BY_TOKENS: Final = re.compile(r"\bvllm\b", re.IGNORECASE)
 MOST_CAPTURED: Final = 65_536
 _CAPTURED: Final = re.compile(r"captured\s+(?:sizes\s+)?(?:up\s+)?to\s+([\d,]+)", re.IGNORECASE)
+_MOST_ADDED: Final = 24
+"""Rows that are added to a file's own."""
 _APART: Final = 0.05
 """An accepted length and the survivals beside it are one number, as far as people round them."""
 
@@ -52,7 +54,7 @@ class MeasuredPoint:
     """One row: what was asked of a server, and what came of it."""
 
     line: int
-    """In the file, from 1; negative of a row that is no line of it, and stands beside that one."""
+    """In the file, from 1; negative of what is no line of it."""
     load: Load
     requests: int | None = None
     """Requests of a finite client, which asks for so many and leaves; None is a load without end."""
@@ -102,6 +104,8 @@ class Measured:
     points: tuple[MeasuredPoint, ...]
     captured: int | None
     """Largest captured size, where a line for people names it, or an engine that captures all."""
+    remarks: tuple[str, ...] = ()
+    """The lines for people."""
 
     @property
     def given(self) -> list[MeasuredPoint]:
@@ -141,18 +145,36 @@ def with_room(profile: Profile, points: Sequence[MeasuredPoint], say: Callable[[
     return replace(profile, kv_capacity_by_drafter=rooms)
 
 
-def with_plain(points: Sequence[MeasuredPoint]) -> tuple[MeasuredPoint, ...]:
-    """The points, and one without speculation, to be predicted, wherever something drafts and no row is without: what
-    drafting gives there is what a table is read for. Steps that were timed have none."""
-    there = {point.traffic for point in points if point.policy == NO_DRAFTER}
-    added = dict[object, MeasuredPoint]()
-    for point in points:
-        if point.traffic not in there and set(point.values) != {"step_ms"}:
-            plain = replace(
-                point, line=-point.line, kind="none", policy=NO_DRAFTER, averages=None, gamma=0, values={}, given=False
-            )
-            added.setdefault(point.traffic, plain)
-    return (*points, *added.values())
+def completed(points: Sequence[MeasuredPoint]) -> tuple[MeasuredPoint, ...]:
+    """The points, and to be predicted every way to draft, and none, at every load of the file where no row is of it, as far
+    as is told in good time: what drafting gives at all of them is what a table is read for, and what to measure next may be
+    at any. Steps that were timed are no loads."""
+    loops = [point for point in points if set(point.values) != {"step_ms"}]
+    there = {(point.traffic, point.what) for point in loops}
+    ways = {point.what: point for point in loops if point.kind != "none"}
+    added = list[MeasuredPoint]()
+    for what in ("none", *ways):
+        own = [point for point in loops if point.what == what]
+        for place in dict.fromkeys(point.traffic for point in loops if (what != "none" or point.kind != "none")):
+            if (place, what) in there or len(added) == _MOST_ADDED:
+                continue
+            at = next(point for point in loops if point.traffic == place)
+            like = min(own, key=lambda point: _doublings(point.load, at.load), default=None)
+            way = like or replace(at, kind="none", policy=NO_DRAFTER, averages=None, gamma=0)
+            added.append(
+                replace(
+                    at, line=-1 - len(added), kind=way.kind, policy=way.policy, averages=way.averages, gamma=way.gamma,
+                    values={}, given=False, idle=way.idle,
+                )
+            )  # fmt: skip
+    return (*points, *added)
+
+
+def _doublings(one: Load, other: Load) -> float:
+    """How far two loads are apart; users and rates further than any."""
+    if (one.users is None) != (other.users is None):
+        return math.inf
+    return abs(math.log2((one.size or 1) / (other.size or 1)))
 
 
 def losing(points: Iterable[MeasuredPoint]) -> frozenset[str]:
@@ -190,7 +212,7 @@ def read_measured(file: Path, say: Callable[[str], None] = lambda text: None) ->
         say("note: given rows without anything measured say nothing")
     for shown in departures("\n".join(table.told)):
         say(f"note: {file} names {shown}; its rows are taken as a lossless chain's")
-    return Measured(tuple(points), _captured(table.told, file, say))
+    return Measured(tuple(points), _captured(table.told, file, say), table.told)
 
 
 def _captured(told: Sequence[str], file: Path, say: Callable[[str], None]) -> int | None:
@@ -231,8 +253,7 @@ def _known_of_others(points: Sequence[MeasuredPoint], say: Callable[[str], None]
     for point in points:
         like = [one for one in points if (one.kind, one.gamma) == (point.kind, point.gamma) and one.averages is not None]
         if point.gamma and point.averages is None and like:
-            size = math.log(point.load.size or 1)
-            nearest = min(like, key=lambda one: abs(math.log(one.load.size or 1) - size))
+            nearest = min(like, key=lambda one: _doublings(one.load, point.load))
             lines.append(str(point.line))
             point = replace(point, averages=nearest.averages)
         filled.append(point)

@@ -153,13 +153,13 @@ class Suggestion(NamedTuple):
 
 
 def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Suggestion | None:
-    """The point, of those that were not measured and can be, whose throughput would narrow most what speculation gains; None
+    """The point, of those that are not given and can be, whose throughput would narrow most what speculation gains; None
     without any."""
-    points = [point for point in points if not found.timed(point)]
+    points = [point for point in points if not found.timed(point) and found.most_per_s(point) is None]
     plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
     pairs = [(point, plain[point.traffic]) for point in points if point.policy != NO_DRAFTER and point.traffic in plain]
-    unmeasured = [point for point in points if not point.values and found.most_per_s(point) is None]
-    if not pairs or not unmeasured:
+    left = [point for point in points if not point.given]
+    if not pairs or not left:
         return None
     gains = [[_Sum.of([(1.0, own.speed(a)), (-1.0, own.speed(b))]) for own in found.members] for a, b in pairs]
     variances = np.array([_covariance(found, gain, gain) for gain in gains])
@@ -168,7 +168,7 @@ def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Sugge
         return float(np.mean(_Z * np.sqrt(np.maximum(variances, 0.0))))
 
     best: Suggestion | None = None
-    for point in unmeasured:
+    for point in left:
         seen = [_Sum.of([(1.0, own.speed(point))]) for own in found.members]
         moved = np.array([_covariance(found, gain, seen) for gain in gains])
         own = _covariance(found, seen, seen) + found.best.scale * LEAST_NOISE**2

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.hardware.forecast import crossovers, crowded, overloads, predictions, winners
 from harness.hardware.loops import serve
-from harness.hardware.measured import read_measured, with_room
+from harness.hardware.measured import completed, read_measured, with_room
 from harness.hardware.posterior import Posterior, next_measurement
 from harness.hardware.terms import TERMS
 from simulator.errors import InputError
@@ -403,6 +403,32 @@ def test_what_is_predicted_is_what_was_measured(metric: str, unit: str, tmp_path
     assert done.returncode == 0, done.stderr
     [told] = [line for line in done.stdout.splitlines() if line.startswith(" eagle3 fixed:3 at 16 users")]
     assert f"  {unit} " in f"{told} ", told
+
+
+def test_every_way_to_draft_is_told_at_every_load_of_a_file(tmp_path: Path) -> None:
+    rows = HEAD + "1,none,0,,64,40,100,given\n8,none,0,,64,40,600,given\n8,mtp,1,1.7,64,40,900,given\n16,mtp,2,2.1,64,40,,\n"
+    (tmp_path / "m.csv").write_text(rows)
+    own = read_measured(tmp_path / "m.csv").points
+    more = completed(own)
+    assert more[: len(own)] == own
+    added = more[len(own) :]
+    assert {(one.name, one.gamma, one.given, bool(one.values)) for one in added} == {
+        ("none at 16 users", 0, False, False), ("mtp fixed:1 at 1 user", 1, False, False),
+        ("mtp fixed:1 at 16 users", 1, False, False), ("mtp fixed:2 at 1 user", 2, False, False),
+        ("mtp fixed:2 at 8 users", 2, False, False),
+    }  # fmt: skip
+    assert len({one.line for one in more}) == len(more)
+    assert all(one.line < 0 and one.averages == own[2 if one.gamma == 1 else 3].averages for one in added if one.gamma)
+
+
+def test_a_file_of_what_was_measured_alone_is_told_what_to_measure_next(tmp_path: Path) -> None:
+    """Nobody lists what he has not measured: every load of the line is a place to measure at."""
+    rows = "".join(f"{u},none,0,,512,256,{v},given\n" for u, v in ((1, 180), (16, 2400), (128, 9000)))
+    (tmp_path / "m.csv").write_text(f"{HEAD}{rows}1,eagle3,3,2.6,512,256,390,given\n")
+    for command in ("predict", "hardware fit"):
+        done = called(*command.split(), str(tmp_path / "m.csv"), "--base", "h100/qwen3-4b", "--out", str(tmp_path / "runs"))
+        assert done.returncode == 0, done.stderr
+        assert "measure next: eagle3 fixed:3 at 128 users" in done.stdout
 
 
 def test_an_engine_that_captures_by_requests_is_heard_where_the_file_names_it(tmp_path: Path) -> None:

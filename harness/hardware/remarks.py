@@ -1,0 +1,54 @@
+"""Lines for people in a file of measurements: where they say it was measured, held against the profile to begin with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from simulator.hardware.catalogue import devices
+from simulator.hardware.profile import Profile
+from simulator.numbers import counted
+
+_MODEL: Final = re.compile(r"\bmodel\s*[:=]\s*([^\s,;()]+)", re.IGNORECASE)
+_NUMBERS: Final = {"one": 1, "two": 2, "four": 4, "eight": 8}
+
+
+def others(lines: Sequence[str], profile: Profile) -> list[str]:
+    """What lines name that a profile is not of: another device, number of GPUs or model, in words."""
+    text, found = "\n".join(lines), list[str]()
+    named, own = _devices(text), {stem for stem, _ in _devices(profile.device)}
+    if own and named and not own & {stem for stem, _ in named}:
+        found.append(f"{_once([written for _, written in named])}, and {profile.name} is of {profile.device}")
+    counts = _counts(text)
+    if not found and counts and profile.gpus not in counts:
+        many = " or ".join(counted(count, "GPU") for count in sorted(counts))
+        found.append(f"{many}, and {profile.name} has {counted(profile.gpus, 'GPU')}: --gpus says how many")
+    models = {match[1].removesuffix(".config.json") for match in _MODEL.finditer(text)}
+    if models and not any(_alike(one, profile.model) for one in models):
+        found.append(f"{_once(sorted(models))}, and {profile.name} is of {profile.model}")
+    return found
+
+
+def _once(words: Sequence[str]) -> str:
+    """Words, each once."""
+    return ", ".join(dict.fromkeys(words))
+
+
+def _devices(text: str) -> list[tuple[str, str]]:
+    """(stem of its name, as it is written) of every device that a text names."""
+    stems = sorted({name.split("-")[0] for name in devices()}, key=len, reverse=True)
+    return [(m[0].lower(), m[0]) for m in re.finditer(rf"(?<![\w.-])(?:{'|'.join(stems)})(?![\w])", text, re.IGNORECASE)]
+
+
+def _counts(text: str) -> set[int]:
+    """How many GPUs a text names before a device, `2 x H200` or `one L40S`."""
+    stems = "|".join(sorted({name.split("-")[0] for name in devices()}, key=len, reverse=True))
+    many = rf"(?:(\d{{1,4}})\s*[x×*]\s*|\b({'|'.join(_NUMBERS)})\s+)(?:nvidia\s+|amd\s+instinct\s+)?(?:{stems})(?!\w)"
+    return {int(m[1]) if m[1] else _NUMBERS[m[2].lower()] for m in re.finditer(many, text, re.IGNORECASE)}
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names of models are of one, a hub's owner and signs aside, or a part of each other."""
+    first, second = (re.sub(r"[^a-z0-9]", "", name.lower().rsplit("/", 1)[-1]) for name in (one, other))
+    return first in second or second in first
