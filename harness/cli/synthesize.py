@@ -66,7 +66,8 @@ def synthesize(
     with user_errors("harness"):
         if curves is not None and curves not in PUBLISHED and curves[:1] in tuple(".0123456789"):
             raise ambiguous(curves)
-        averages = averages_of(survival or (), conditional or (), accepted_length or (), gamma)
+        look_up = (drafter or "").rpartition("=")[2] == "ngram"
+        averages = averages_of(survival or (), conditional or (), accepted_length or (), gamma, look_up=look_up)
         if averages and curves is not None:
             raise InputError(f"{curves}: are curves already; leave them out, or the averages")
         given = {"gamma": gamma, "drafter": drafter, "target": target, "prompt-tokens": prompt_tokens}

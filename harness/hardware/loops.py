@@ -312,6 +312,7 @@ def recorded_of(point: MeasuredPoint) -> Prepared:
     trace = trace_of(
         point.kind if point.gamma else "ngram", {f"{i}": level for i, level in enumerate(levels)}, rng,
         responses=_RESPONSES // len(levels), tokens=_TOKENS, prompt_tokens=point.prompt_tokens,
+        look_up=point.kind == "ngram",
     )  # fmt: skip
     return prepare(trace)
 

@@ -356,7 +356,7 @@ def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, 
     if survival is not None:
         survival = Averages(survival.survival[:drafted])
     row = _with_length(row, kind, policy, drafted, say)
-    length = _of_column("accepted_length", lambda: _of_length(row, policy, drafted), row)
+    length = _of_column("accepted_length", lambda: _of_length(row, kind, policy, drafted), row)
     if kind == "ngram" and length is not None:
         say(
             "accepted_length of ngram is taken for tokens a step of a request; engines count those of a draft alone, and "
@@ -404,10 +404,12 @@ def _of_load(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) ->
     return min(policy.k_by_batch.at(_count(row, "concurrency", 1) or 1), drafted) or drafted  # of none it says nothing
 
 
-def _of_length(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) -> Averages:
+def _of_length(row: Mapping[str, str], kind: str, policy: PolicySpec | None, drafted: int) -> Averages:
     """Acceptance by tokens a round, which are of as many drafted tokens as the policy has at the row's load; alike at all
-    positions. Raises ValueError."""
+    positions, or as of a look-up. Raises ValueError."""
     k = _of_load(row, policy, drafted)
+    if kind == "ngram" and k == drafted:
+        return Averages.of_look_up(_number(row, "accepted_length"), k)
     some = Averages.of_accepted_length(_number(row, "accepted_length"), k)
     return Averages.of_conditional([some.conditional[0]] * drafted) if k < drafted else some
 

@@ -55,14 +55,16 @@ class Stated:
 
 
 def averages_of(
-    survival: Sequence[str], conditional: Sequence[str], accepted_length: Sequence[str], gamma: int | None
-) -> dict[str, Averages]:
-    """Averages by domain, as users write them: .72,.53,.38 or math=.8,.6,.5, a length as 3.4. Raises InputError."""
+    survival: Sequence[str], conditional: Sequence[str], accepted_length: Sequence[str], gamma: int | None,
+    *, look_up: bool = False,
+) -> dict[str, Averages]:  # fmt: skip
+    """Averages by domain, as users write them: .72,.53,.38 or math=.8,.6,.5, a length as 3.4, of a step where they are of a
+    look-up. Raises InputError."""
     found: dict[str, Averages] = {}
     readers: tuple[tuple[str, Sequence[str], Callable[[str], Averages]], ...] = (
         ("--survival", survival, lambda text: Averages(numbers(text))),
         ("--conditional", conditional, lambda text: Averages.of_conditional(numbers(text))),
-        ("--accepted-length", accepted_length, lambda text: _of_length(text, gamma)),
+        ("--accepted-length", accepted_length, lambda text: _of_length(text, gamma, look_up=look_up)),
     )
     for option, texts, read in readers:
         for text in texts:
@@ -89,13 +91,13 @@ def averages_of(
     return found
 
 
-def _of_length(text: str, gamma: int | None) -> Averages:
+def _of_length(text: str, gamma: int | None, *, look_up: bool) -> Averages:
     if gamma is None:
         raise ValueError("needs --gamma, the tokens drafted each round")
     [tokens, *more] = numbers(text)
     if more:
         raise ValueError("is one number, tokens per round with the bonus token; acceptance by position is --survival")
-    return Averages.of_accepted_length(tokens, gamma)
+    return Averages.of_look_up(tokens, gamma) if look_up else Averages.of_accepted_length(tokens, gamma)
 
 
 def drafter_of(text: str) -> tuple[str, str]:
@@ -148,19 +150,24 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
     """Synthesise a trace that has the averages, and store it as a run; returns its id. Raises InputError."""
     called = stated.drafter if stated.drafter == stated.kind else f"{stated.drafter} ({stated.kind})"
     say(f"synthesising {called} from averages: no model runs")
+    look_up = stated.kind == "ngram"
     trace = trace_of(
         stated.drafter, stated.averages, np.random.default_rng(stated.seed), responses=stated.responses_per_task,
-        tokens=stated.output_tokens, prompt_tokens=stated.prompt_tokens,
+        tokens=stated.output_tokens, prompt_tokens=stated.prompt_tokens, look_up=look_up,
     )  # fmt: skip
     survivals = {domain: list(own.survival) for domain, own in stated.averages.items()}
     sources = [
         f"{stated.drafter} in {domain}: accepted at positions 1 to {own.gamma} in "
-        f"{', '.join(f'{share:.4g}' for share in own.survival)} of all drafts, τ = {own.accepted_length:.3g}"
+        f"{', '.join(f'{share:.4g}' for share in own.survival)} of all {'steps' if look_up else 'drafts'}, "
+        f"τ = {own.accepted_length:.3g}"
         for domain, own in stated.averages.items()
     ]
     sizes = [stated.responses_per_task, stated.output_tokens, stated.prompt_tokens]
     assumed = f"prompts of {stated.prompt_tokens} and answers of {stated.output_tokens} tokens, unless a load brings its own"
-    for line in (*sources, *ASSUMPTIONS, assumed):
+    shares = {domain: own.looked_up for domain, own in stated.averages.items() if look_up}
+    found = [f"in {domain} a look-up has a draft in {share:.0%} of steps: assumed" for domain, share in shares.items()]
+    assumptions = [*ASSUMPTIONS, *found, assumed]
+    for line in (*sources, *assumptions):
         say(f"· {line}")
     told = SynthesizedRun(
         suite="averages",
@@ -168,11 +175,11 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
         target=stated.target,
         named_after=stated.named_after,
         config=stated.config,
-        content=[survivals, stated.drafter, stated.kind, stated.seed, sizes],
+        content=[survivals, stated.drafter, stated.kind, stated.seed, sizes, *([shares] if look_up else [])],
         sampling={"max_new_tokens": stated.output_tokens},
         seed=stated.seed,
         plan={
-            "synthesised": "averages", "survival": survivals, "sources": sources, "assumptions": [*ASSUMPTIONS, assumed],
+            "synthesised": "averages", "survival": survivals, "sources": sources, "assumptions": assumptions,
         },
     )  # fmt: skip
     return keep(told, [replace(trace, kind=stated.kind)], store, say)

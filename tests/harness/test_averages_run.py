@@ -49,6 +49,9 @@ def test_three_ways_to_write_one_drafter() -> None:
     assert conditional.survival == pytest.approx(MATH.survival)
     [alike] = averages_of([], [], ["1.75"], 2).values()
     assert alike.survival == pytest.approx((0.5, 0.25))
+    [found] = averages_of([], [], ["1.75"], 2, look_up=True).values()
+    each = 0.75 + 0.75**2
+    assert found.survival == pytest.approx((0.75 * 0.75 / each, 0.75 * 0.75**2 / each))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_texts_that_differ_commit_as_many_tokens_a_round() -> None:
     assert texts_of(Averages((1.0, 1.0))) == [Averages((1.0, 1.0))]
 
 
+def test_a_look_up_is_verified_where_it_has_a_draft(tmp_path: Path) -> None:
+    """Of 1.2 tokens a step few steps have a draft: with every one of them drafting the passes would be six times as wide."""
+    rows = "".join(f"64,{kind},5,1.2,1,200,1000,given\n" for kind in ("ngram", "mtp"))
+    look_up, other = points(rows, tmp_path)
+    served = [serve(point, base()) for point in (look_up, other)]
+    wide, narrow = (float(loop.parts["token"].finish_s.max()) for loop in reversed(served))
+    assert look_up.averages is not None
+    tokens = 1 + look_up.averages.looked_up * 5
+    assert narrow / wide == pytest.approx(tokens / 6, rel=0.15)
+
+
 def test_a_timed_step_drafts_as_its_policy_says(tmp_path: Path) -> None:
     """At 64 users a policy that is off above 8 is a step without drafts; the same as fixed:5 below."""
     file = tmp_path / "steps.csv"

@@ -84,3 +84,31 @@ def test_domains_of_several_lengths_are_refused() -> None:
     averages = {"math": Averages((0.9, 0.7)), "chat": Averages((0.5,))}
     with pytest.raises(InputError, match="as many positions"):
         trace_of("eagle3", averages, np.random.default_rng(0), responses=1, tokens=9, prompt_tokens=1)
+
+
+@pytest.mark.parametrize("survival", [(0.11, 0.09, 0.06, 0.05, 0.03), (0.9, 0.8, 0.7, 0.6, 0.5), (0.0, 0.0), (1.0, 1.0)])
+def test_a_look_up_drafts_in_some_steps_alone(survival: tuple[float, ...]) -> None:
+    """Its averages are of all steps; what is not drafted is not verified."""
+    own = Averages(survival)
+    trace = trace_of(
+        "ngram", {"chat": own}, np.random.default_rng(0), responses=40, tokens=256, prompt_tokens=100, look_up=True
+    )
+    anchors = trace.anchors
+    for k, share in enumerate(survival, 1):
+        assert abs((anchors.accepted >= k).mean() - share) <= 1 / len(anchors)
+    assert (anchors.drafted > 0).mean() == pytest.approx(own.looked_up, abs=1 / len(anchors))
+    assert set(anchors.drafted.tolist()) <= {0, own.gamma}
+    there = anchors.drafted > 0
+    assert not anchors.accept_prob[~there].any()
+    if there.any():
+        assert anchors.accept_prob[there, 0] == pytest.approx(survival[0] / own.looked_up)
+
+
+def test_how_often_a_look_up_finds_something_is_about_as_captured() -> None:
+    """vLLM's n-gram server of the captures: 1.33 tokens a step, drafts in 148 of 1,341 steps."""
+    found = Averages.of_look_up(1.33, 5)
+    assert found.accepted_length == pytest.approx(1.33)
+    assert 0.11 < found.looked_up < 0.17
+    assert Averages.of_look_up(3.5, 5).looked_up == 1.0
+    assert Averages.of_look_up(3.5, 5).accepted_length == pytest.approx(3.5)
+    assert Averages.of_look_up(1.0, 5).looked_up == 0.0
