@@ -120,7 +120,7 @@ def beyond_graphs(setup: Setup, recorded: Prepared, found: Outcome, flag: str) -
     if not more >= _WORTH:
         return ""
     gain = f"{GAINS[figure]} {more:+.0%}" if more < 1 else f"{GAINS[figure]} × {1 + more:.1f}"
-    longer = f": {longer_ms:.1f} ms more in a step" if longer_ms > 0 else ""  # wider graphs have schedulers verify more
+    longer = f": {longer_ms:.1f} ms more in a step" if longer_ms >= 0.05 else ""  # wider graphs have schedulers verify more
     assumed = "" if profile.eager is not None or profile.launches is None else ", launching assumed"
     return (
         f"{GRAPHS} {profile.captured:,} tokens, and {found.outside:.0%} of steps are larger{longer}{assumed}; "

@@ -142,7 +142,7 @@ class _Asked:
     def fitted(self) -> tuple[Measured, Posterior]:
         """The file, and what follows of it."""
         from harness.hardware.measured import base_profile, completed, read_measured, with_room
-        from harness.hardware.remarks import others
+        from harness.hardware.remarks import falling, others
         from simulator.errors import InputError
         from simulator.hardware.catalogue import Asked
 
@@ -153,6 +153,8 @@ class _Asked:
             profile = base_profile(self.base, asked, measured.given or measured.points)
             for other in others(measured.remarks, profile):
                 watcher.say(f"note: {self.file} names {other}")
+            for odd in falling(measured.points):
+                watcher.say(f"note: {self.file}, {odd}")
             profile = with_room(profile, measured.points, watcher.say)
             if self.captured is not None and profile.eager is not None and profile.captured not in (0, self.captured):
                 raise InputError(f"--captured {self.captured}: {profile.name} itself has sizes to {profile.captured}")

@@ -130,7 +130,7 @@ def winners(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Best]:
         values = {point.line: found.speed(point) for point in here}
         first = max(here, key=lambda point: values[point.line])
         plain = next((point for point in here if point.policy == NO_DRAFTER), None)
-        told = [_measured(found, point) for point in here if point.line > 0]
+        told = [_measured(found, point) for point in here if point.line >= 0]
         chosen = _measured(found, first)
         drafts = max((one for one in here if one.policy != NO_DRAFTER), key=lambda one: values[one.line], default=None)
         regret = None if None in told or chosen is None else 1 - chosen / max(value for value in told if value is not None)
@@ -150,7 +150,7 @@ def crossovers(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Crosso
         predicted = {u: found.speed(one) / found.speed(none) for u, (one, none) in at.items()}
         told = {u: (_measured(found, one), _measured(found, none)) for u, (one, none) in at.items()}
         measured = {u: one / none for u, (one, none) in told.items() if one is not None and none is not None}
-        rows = [u for u, pair in at.items() if all(point.line > 0 for point in pair)]
+        rows = [u for u, pair in at.items() if all(point.line >= 0 for point in pair)]
         doubtful = tuple(u for u, gain in sorted(gains.items()) if gain.low < 0 < gain.high)
         whole = 1 < len(measured) == len(rows)
         crossed.append(

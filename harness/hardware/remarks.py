@@ -1,4 +1,4 @@
-"""Lines for people in a file of measurements: where they say it was measured, held against the profile to begin with."""
+"""What is worth a remark in a file of measurements: lines for people that name another machine, and rows that cannot be."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from harness.hardware.measured import MeasuredPoint
 from simulator.hardware.catalogue import devices
 from simulator.hardware.profile import Profile
-from simulator.numbers import counted
+from simulator.numbers import counted, four_digits
+from simulator.policies import NO_DRAFTER
 
 _MODEL: Final = re.compile(r"\bmodel\s*[:=]\s*([^\s,;()]+)", re.IGNORECASE)
+_FALLEN: Final = 0.9
+"""What is left of throughput with fewer users, from which on it is no noise."""
 _NUMBERS: Final = {"one": 1, "two": 2, "four": 4, "eight": 8}
 
 
@@ -27,6 +31,27 @@ def others(lines: Sequence[str], profile: Profile) -> list[str]:
     models = {match[1].removesuffix(".config.json") for match in _MODEL.finditer(text)}
     if models and not any(_alike(one, profile.model) for one in models):
         found.append(f"{_once(sorted(models))}, and {profile.name} is of {profile.model}")
+    return found
+
+
+def falling(points: Sequence[MeasuredPoint]) -> list[str]:
+    """Given rows without speculation that have clearly fewer tokens a second than one with fewer users: a server does not
+    get slower in all by serving more, unless some wait for room, or the measurement ended before it had begun."""
+    found, most = list[str](), dict[object, tuple[float, MeasuredPoint]]()
+    plain = [one for one in points if one.given and one.policy == NO_DRAFTER and one.load.users is not None]
+    for point in sorted(plain, key=lambda one: one.load.users or 0):
+        value = point.values.get("output_tok_s", point.values.get("output_tok_s_per_gpu"))
+        if value is None:
+            continue
+        key = (point.prompt_tokens, point.output_tokens, "output_tok_s" in point.values)
+        before = most.setdefault(key, (value, point))
+        if value < _FALLEN * before[0]:
+            found.append(
+                f"line {point.line}: {four_digits(value)} tokens/s at {point.load.label} are fewer than "
+                f"{four_digits(before[0])} at {before[1].load.label} (line {before[1].line}): was it measured long enough?"
+            )
+        elif value > before[0]:
+            most[key] = (value, point)
     return found
 
 

@@ -93,6 +93,8 @@ class Experiment:
     summaries: tuple[FieldSummary, ...]
     decisions: tuple[Decision, ...] = ()
     alternatives: tuple[FieldAlternative, ...] = ()
+    identity: bool = False
+    """Whether it is one number published in two ways, that have to agree: a check of what is published, no prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +155,15 @@ def field_markdown(result: Fieldwork) -> str:
     for e in result.experiments:
         first = [s for s in e.summaries if s.quantity == e.summaries[0].quantity]
         errors = ", ".join(f"{s.case} {100 * s.mae:.1f} %" for s in first)
-        parts.append(f"| {e.name} | {sum(s.points for s in e.summaries)} | {UNITS[first[0].quantity]}: {errors} |")
+        count = f"{sum(s.points for s in e.summaries)}{' checked' if e.identity else ''}"
+        parts.append(f"| {e.name} | {count} | {UNITS[first[0].quantity]}: {errors} |")
     parts.append("")
     for e in result.experiments:
         parts += [f"### {e.name}", "", f"From {_code(e.source)}. Given: {'; '.join(e.inputs)}.", ""]
         if e.assumptions:
             parts += [f"Assumed: {'; '.join(e.assumptions)}.", ""]
         parts += [
-            "| case | of | published → predicted (error) | mean error | worst |",
+            f"| case | of | published → {'worked out' if e.identity else 'predicted'} (error) | mean error | worst |",
             "|---|---|---|---|---|",
             *_rows(e),
             "",
