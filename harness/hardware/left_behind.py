@@ -51,7 +51,7 @@ class _Row(NamedTuple):
     context: float
     """Tokens of a request, halfway through its answer."""
     share: float
-    """Of its steps in which it has a draft; less than 1 of look-ups."""
+    """Its steps in which it has a draft, as a share; less than 1 of look-ups."""
 
 
 def _rows(best: Calibration, kind: str) -> list[_Row]:
