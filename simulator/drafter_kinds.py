@@ -28,6 +28,11 @@ class DrafterKind:
     default_tokens: int | None = None
     """What is drafted where nobody says; None is the checkpoint's own block."""
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether it drafts what it finds in the text so far, and nothing in steps in which it finds nothing."""
+        return self.one_hot and self.name != "none"
+
     def __post_init__(self) -> None:
         if self.learned and self.one_hot:
             raise ValueError(f"drafter kind {self.name}: what is learned has a distribution")

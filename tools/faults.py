@@ -352,6 +352,20 @@ FAULTS = (
         " or since[-1] < grain)",
         "tests/simulator/test_clocks.py::test_a_short_burst_is_no_hour[s]",
     ),
+    Fault(
+        "a look-up that is verified where it found nothing",
+        "harness/hardware/loops.py",
+        "look_up=KINDS[point.kind].looks_up,",
+        "look_up=False,",
+        "tests/harness/test_measured_loops.py::test_a_look_up_is_verified_where_it_has_a_draft",
+    ),
+    Fault(
+        "the next measurement sought among listed rows alone",
+        "harness/hardware/posterior.py",
+        "left = [point for point in points if not point.given]",
+        "left = [point for point in points if not point.given and point.line > 0]",
+        "tests/harness/test_measured_tables.py::test_a_file_of_what_was_measured_alone_is_told_what_to_measure_next",
+    ),
 )
 
 

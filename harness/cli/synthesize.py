@@ -58,16 +58,17 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Make dense traces from averages, published ones or your own, to study an operating range without running a model."""
-    from harness.published.averages import averages_of
+    from harness.published.averages import averages_of, drafter_of
     from harness.published.run import PUBLISHED, Size, publish
     from results.store.database import Store
     from simulator.averages import ambiguous
+    from simulator.drafter_kinds import KINDS
 
     with user_errors("harness"):
         if curves is not None and curves not in PUBLISHED and curves[:1] in tuple(".0123456789"):
             raise ambiguous(curves)
-        look_up = (drafter or "").rpartition("=")[2] == "ngram"
-        averages = averages_of(survival or (), conditional or (), accepted_length or (), gamma, look_up=look_up)
+        _, kind = drafter_of(drafter or _DRAFTER)
+        averages = averages_of(survival or (), conditional or (), accepted_length or (), gamma, look_up=KINDS[kind].looks_up)
         if averages and curves is not None:
             raise InputError(f"{curves}: are curves already; leave them out, or the averages")
         given = {"gamma": gamma, "drafter": drafter, "target": target, "prompt-tokens": prompt_tokens}

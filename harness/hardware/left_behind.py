@@ -18,6 +18,7 @@ from harness.hardware.discrepancy import ALL, Place, shared
 from harness.hardware.loops import Floats
 from harness.hardware.posterior import Posterior
 from harness.hardware.terms import charged, with_factors
+from simulator.drafter_kinds import KINDS
 from simulator.hardware.cost import Longest, Parts, StepLoad
 from simulator.hardware.profile import Curve, DraftCurve, Errors, Profile
 
@@ -60,7 +61,7 @@ def _rows(best: Calibration, kind: str) -> list[_Row]:
         _Row(
             i, one.gamma, best.loops[one.line].running(best.factors),
             float(one.context or one.prompt_tokens + one.output_tokens / 2),
-            one.averages.looked_up if kind == "ngram" and one.averages is not None else 1.0,
+            one.averages.looked_up if KINDS[kind].looks_up and one.averages is not None else 1.0,
         )
         for i, one in found
     ]  # fmt: skip
@@ -116,7 +117,7 @@ def _rest(best: Calibration, kind: str, k: int, running: float) -> float:
     return best.left.at(drafting) - best.left.at(plain)
 
 
-def _step(profile: Profile, kind: str, k: int, running: int, context: int, share: float = 1.0) -> Parts:
+def _step(profile: Profile, kind: str, k: int, running: int, context: int, share: float) -> Parts:
     """A step of so many requests, of which a share draft as much as they may."""
     load = StepLoad(running, context_tokens=running * context)
     cost = profile.cost(kind, k, running, running * (k + 1))
@@ -151,7 +152,7 @@ def _unexplained(best: Calibration, written: Profile, running: int) -> float:
         places, times = _places(best, kind, rows[0].drafted, running), np.array([1.0, -1.0])
         weights = times @ np.stack([best.left.weights(place) for place in places])
         variance = times @ shared(places, places) @ times - weights @ best.left.covariance @ weights
-        parts = _step(written, kind, rows[0].drafted, running, _CONTEXT)
+        parts = _step(written, kind, rows[0].drafted, running, _CONTEXT, rows[0].share)
         share = parts.draft_s / parts.seconds
         found.append(float(np.sqrt(max(best.scale * variance, 0.0))) / max(share, _LEAST_SHARE))
     return max(found)

@@ -19,6 +19,7 @@ from harness.hardware.steps import Steps, Walk, stepped
 from harness.hardware.table import Metric
 from harness.hardware.terms import TERMS, VARIED, Base, Factors, TermName, launched
 from simulator.averages import Averages, trace_of
+from simulator.drafter_kinds import KINDS
 from simulator.engine.state import REQUEST, Records
 from simulator.errors import InputError
 from simulator.hardware.cost import Longest, StepCost, StepLoad
@@ -312,7 +313,7 @@ def recorded_of(point: MeasuredPoint) -> Prepared:
     trace = trace_of(
         point.kind if point.gamma else "ngram", {f"{i}": level for i, level in enumerate(levels)}, rng,
         responses=_RESPONSES // len(levels), tokens=_TOKENS, prompt_tokens=point.prompt_tokens,
-        look_up=point.kind == "ngram",
+        look_up=KINDS[point.kind].looks_up,
     )  # fmt: skip
     return prepare(trace)
 

@@ -357,7 +357,7 @@ def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, 
         survival = Averages(survival.survival[:drafted])
     row = _with_length(row, kind, policy, drafted, say)
     length = _of_column("accepted_length", lambda: _of_length(row, kind, policy, drafted), row)
-    if kind == "ngram" and length is not None:
+    if KINDS[kind].looks_up and length is not None:
         say(
             "accepted_length of ngram is taken for tokens a step of a request; engines count those of a draft alone, and "
             "most steps have none: 1 + accepted tokens over steps (docs/served.md)"
@@ -382,7 +382,7 @@ def _with_length(
     """The row with an accepted length where it has but the share of draft tokens that are accepted. Raises ValueError."""
     if "acceptance_rate" not in row or {"accepted_length", "survival"} & row.keys():
         return row
-    if kind == "ngram":
+    if KINDS[kind].looks_up:
         say("acceptance_rate of ngram says nothing of how often there is a draft, and is not read; accepted_length is")
         return row
     try:
@@ -407,11 +407,9 @@ def _of_load(row: Mapping[str, str], policy: PolicySpec | None, drafted: int) ->
 def _of_length(row: Mapping[str, str], kind: str, policy: PolicySpec | None, drafted: int) -> Averages:
     """Acceptance by tokens a round, which are of as many drafted tokens as the policy has at the row's load; alike at all
     positions, or as of a look-up. Raises ValueError."""
-    k = _of_load(row, policy, drafted)
-    if kind == "ngram" and k == drafted:
-        return Averages.of_look_up(_number(row, "accepted_length"), k)
-    some = Averages.of_accepted_length(_number(row, "accepted_length"), k)
-    return Averages.of_conditional([some.conditional[0]] * drafted) if k < drafted else some
+    k, of = _of_load(row, policy, drafted), Averages.of_look_up if KINDS[kind].looks_up else Averages.of_accepted_length
+    some = of(_number(row, "accepted_length"), k).conditional
+    return Averages.of_conditional([*some, *some[-1:] * (drafted - k)])
 
 
 def _most(policy: PolicySpec) -> int | None:

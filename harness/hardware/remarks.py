@@ -20,17 +20,18 @@ _NUMBERS: Final = {"one": 1, "two": 2, "four": 4, "eight": 8}
 
 def others(lines: Sequence[str], profile: Profile) -> list[str]:
     """What lines name that a profile is not of: another device, number of GPUs or model, in words."""
-    text, found = "\n".join(lines), list[str]()
-    named, own = _devices(text), {stem for stem, _ in _devices(profile.device)}
-    if own and named and not own & {stem for stem, _ in named}:
-        found.append(f"{_once([written for _, written in named])}, and {profile.name} is of {profile.device}")
-    counts = _counts(text)
-    if not found and counts and profile.gpus not in counts:
-        many = " or ".join(counted(count, "GPU") for count in sorted(counts))
+    named, found = _devices("\n".join(lines)), list[str]()
+    stems, own = {name.lower() for _, name in named}, {name.lower() for _, name in _devices(profile.device)}
+    counts = sorted({count for count, _ in named if count is not None})
+    if own and stems and not own & stems:
+        written = ", ".join(dict.fromkeys(name for _, name in named))
+        found.append(f"{written}, and {profile.name} is of {profile.device}")
+    elif counts and profile.gpus not in counts:
+        many = " or ".join(counted(count, "GPU") for count in counts)
         found.append(f"{many}, and {profile.name} has {counted(profile.gpus, 'GPU')}: --gpus says how many")
-    models = {match[1].removesuffix(".config.json") for match in _MODEL.finditer(text)}
+    models = dict.fromkeys(match[1].removesuffix(".config.json") for line in lines for match in _MODEL.finditer(line))
     if models and not any(_alike(one, profile.model) for one in models):
-        found.append(f"{_once(sorted(models))}, and {profile.name} is of {profile.model}")
+        found.append(f"{', '.join(models)}, and {profile.name} is of {profile.model}")
     return found
 
 
@@ -55,22 +56,13 @@ def falling(points: Sequence[MeasuredPoint]) -> list[str]:
     return found
 
 
-def _once(words: Sequence[str]) -> str:
-    """Words, each once."""
-    return ", ".join(dict.fromkeys(words))
-
-
-def _devices(text: str) -> list[tuple[str, str]]:
-    """(stem of its name, as it is written) of every device that a text names."""
-    stems = sorted({name.split("-")[0] for name in devices()}, key=len, reverse=True)
-    return [(m[0].lower(), m[0]) for m in re.finditer(rf"(?<![\w.-])(?:{'|'.join(stems)})(?![\w])", text, re.IGNORECASE)]
-
-
-def _counts(text: str) -> set[int]:
-    """How many GPUs a text names before a device, `2 x H200` or `one L40S`."""
+def _devices(text: str) -> list[tuple[int | None, str]]:
+    """(how many, the first part of its name as it is written) of every device that a text names, as `2 x H200` or `H100`;
+    None where nobody says how many."""
     stems = "|".join(sorted({name.split("-")[0] for name in devices()}, key=len, reverse=True))
-    many = rf"(?:(\d{{1,4}})\s*[x×*]\s*|\b({'|'.join(_NUMBERS)})\s+)(?:nvidia\s+|amd\s+instinct\s+)?(?:{stems})(?!\w)"
-    return {int(m[1]) if m[1] else _NUMBERS[m[2].lower()] for m in re.finditer(many, text, re.IGNORECASE)}
+    many = rf"(?:(\d{{1,4}})\s*[x×*]\s*|\b({'|'.join(_NUMBERS)})\s+)?(?:nvidia\s+|amd\s+instinct\s+)?"
+    found = re.finditer(rf"{many}(?<![\w.-])({stems})(?!\w)", text, re.IGNORECASE)
+    return [(int(m[1]) if m[1] else _NUMBERS.get((m[2] or "").lower()), m[3]) for m in found]
 
 
 def _alike(one: str, other: str) -> bool:

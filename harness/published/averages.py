@@ -150,7 +150,7 @@ def publish_averages(stated: Stated, store: Store, say: Callable[[str], None]) -
     """Synthesise a trace that has the averages, and store it as a run; returns its id. Raises InputError."""
     called = stated.drafter if stated.drafter == stated.kind else f"{stated.drafter} ({stated.kind})"
     say(f"synthesising {called} from averages: no model runs")
-    look_up = stated.kind == "ngram"
+    look_up = KINDS[stated.kind].looks_up
     trace = trace_of(
         stated.drafter, stated.averages, np.random.default_rng(stated.seed), responses=stated.responses_per_task,
         tokens=stated.output_tokens, prompt_tokens=stated.prompt_tokens, look_up=look_up,

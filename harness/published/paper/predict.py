@@ -365,8 +365,8 @@ def other_ways(tables: Tables, base: Choice) -> list[PaperAlternative]:
     drawn = _together(base)
     for model in TARGET_LAYERS:
         each = [_alternative("", model, tables, choice) for choice in drawn]
+        rows = np.array([astuple(one)[2:] for one in each], np.float64)
         for words, share in (("median", 0.5), ("worst of 20", 0.95)):
-            rows = np.array([astuple(one)[2:] for one in each], np.float64)
             at = np.nanquantile(rows, share, axis=0).tolist()
             found.append(PaperAlternative(f"all of them at random, {len(drawn)} draws: {words}", model, *at))
     return found
