@@ -183,8 +183,10 @@ class _Asked:
             profile, captured, self.step_tokens, closed=closed, drafting=drafting, losing=losing(measured.points)
         )
         return Posterior.of(
-            measured.points, bases, lambda done, total: watcher.advance("simulating what was measured", done, total)
-        )
+            measured.points, bases,
+            lambda done, total: watcher.advance("simulating what was measured", done, total),
+            lambda done, total: watcher.advance("fitting", done, total),
+        )  # fmt: skip
 
 
 def _accepted_as_in(measured: Measured, run: str, out: Path, file: Path, watcher: Watcher) -> Measured:

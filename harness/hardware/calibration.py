@@ -131,8 +131,18 @@ class Calibration:
         i = self.names.index(name)
         return float(np.sqrt(self.covariance[i, i]))
 
+    @cached_property
+    def _gradients(self) -> dict[tuple[int, Metric], Floats]:
+        """Those that were asked for, by line: each takes dozens of evaluations, and tables ask for it time and again."""
+        return {}
+
     def gradient(self, point: MeasuredPoint, metric: Metric) -> Floats:
         """The gradient of the logarithm of what would be measured, by the factors' logarithms."""
+        if (point.line, metric) not in self._gradients:
+            self._gradients[point.line, metric] = self._gradient(point, metric)
+        return self._gradients[point.line, metric]
+
+    def _gradient(self, point: MeasuredPoint, metric: Metric) -> Floats:
         loop = self.loops[point.line]
 
         def log(z: Floats) -> Floats:
@@ -219,15 +229,22 @@ def simulated(
     return loops
 
 
-def calibrate(points: Sequence[MeasuredPoint], bases: Sequence[Base], loops: Simulated) -> tuple[Calibration, ...]:
+def calibrate(
+    points: Sequence[MeasuredPoint],
+    bases: Sequence[Base],
+    loops: Simulated,
+    advance: Advance = lambda done, total: None,
+) -> tuple[Calibration, ...]:
     """Fit the factors of each base to the given ones among points; of those that come close. Raises InputError where none
     does."""
     found, far = list[Calibration](), list[InputError]()
-    for base, own in zip(bases, loops, strict=True):
+    for done, (base, own) in enumerate(zip(bases, loops, strict=True)):
+        advance(done, len(bases))
         try:
             found.append(_calibrated(points, base, own))
         except InputError as error:
             far.append(error)
+    advance(len(bases), len(bases))
     if not found:
         raise far[0]
     return tuple(found)
