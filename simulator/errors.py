@@ -6,7 +6,13 @@ import errno
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2."""
+    """Something the user gave is wrong. The message names the file or field and the fix; commands exit with code 2.
+
+    It is one line, whatever stands in the files that it repeats words of.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class DoesNotFit(InputError):

@@ -57,7 +57,7 @@ class Posterior:
         fitting: Advance = lambda done, total: None,
         loops: Simulated | None = None,
     ) -> Posterior:
-        """Fit all bases; see `simulated`, which is done unless it was, and `calibrate`; `advance` and `fitting` hear of each."""
+        """Fit all bases; see `simulated`, done unless it was, and `calibrate`. `advance` and `fitting` hear of each."""
         found = calibrate(points, bases, simulated(points, bases, advance) if loops is None else loops, fitting)
         before = np.log([one.base.belief for one in found])
         after = before + np.array([one.evidence for one in found])
