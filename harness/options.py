@@ -16,7 +16,7 @@ import typer
 from harness import stops
 from simulator.errors import DoesNotFit, InputError
 from simulator.numbers import counted
-from simulator.sla import Sla, share_of
+from simulator.sla import Sla, bounds, share_of
 
 if TYPE_CHECKING:  # these take seconds
     from results.store.database import Store
@@ -280,7 +280,7 @@ def loads_of(
 
 def slas_of(texts: list[str] | None, share: str, say: Callable[[str], None]) -> list[Sla]:
     """What is promised to a share of the requests. Raises InputError; `say` hears what is hardly meant."""
-    found = [Sla.asked(text, share_of(share)) for text in listed(texts) or []]
+    found = [Sla.asked(text, share_of(share)) for text in bounds(texts or [])]
     for sla in found:
         if sla.doubt:
             say(f"note: {sla.doubt}")

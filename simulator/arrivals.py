@@ -119,6 +119,17 @@ class RecordedRequests:
         """The same requests, so many times as fast."""
         return replace(self, arrival_s=self.arrival_s / factor)
 
+    def over_again(self, times: int) -> RecordedRequests:
+        """The same requests so many times, one after the other at the same mean rate. They must not all come at once."""
+        period_s = len(self.arrival_s) / self.rate_per_s
+        return replace(
+            self,
+            arrival_s=(self.arrival_s + period_s * np.arange(times)[:, None]).ravel(),
+            prompt_tokens=np.tile(self.prompt_tokens, times),
+            output_tokens=np.tile(self.output_tokens, times),
+            blocks=None if self.blocks is None else self.blocks.over_again(times),
+        )
+
     @classmethod
     def read(cls, file: Path, speed: float = 1.0, window: Window = WHOLE) -> RecordedRequests:
         """The requests of a stretch of a file, `speed` times as fast as they came, the first of them at 0.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ PILE_UP, CHANCE, LONG, SHORT = 0.02, 3.0, 0.25, 0.1
 """A backlog that grows by more than this share of what arrives, by more than so many standard errors, grows without end.
 Requests that stay for more than this share of half a run have not shown yet what becomes of them; those that stay for less
 than the last are short beside it."""
+_OPEN = "too short to tell whether it keeps up with what arrives"
 FEW = 100
 """Finished requests with fewer of which quantiles mean little."""
 PARTS = ("overhead_s", "draft_s", "attention_s", "target_s")
@@ -173,6 +174,19 @@ class Outcome:
     def kept(self) -> bool:
         """Whether every promise is kept, and what arrives is answered."""
         return self.keeps_up is not False and all(self.slas.values())
+
+    def settled(self, slas: Sequence[Sla], again: Outcome, times: int) -> Outcome:
+        """The same of recorded arrivals, where that once was too short to tell whether it keeps up: `again`, that as often
+        as `times` one after the other, tells."""
+        if again.keeps_up is None:
+            return self
+        once = f"the log is short: whether it keeps up is told by {times} of it, one after the other"
+        said = once if again.keeps_up else f"overload: {once}"
+        return replace(
+            self, keeps_up=again.keeps_up, stationary=self.stationary and again.keeps_up,
+            slas=verdicts(slas, self.attained, keeps_up=again.keeps_up),
+            warnings=tuple(said if warning.startswith(_OPEN) else warning for warning in self.warnings),
+        )  # fmt: skip
 
 
 Kind = Literal["closed", "open", "recorded", "finite"]
@@ -408,7 +422,7 @@ def _warnings(throughput: Estimate, stationary: bool, keeps_up: bool | None, kep
     elif not stationary:
         found.append("did not settle: throughput drifts; simulate longer")
     if keeps_up is None:
-        found.append("too short to tell whether it keeps up with what arrives; " + more)
+        found.append(f"{_OPEN}; {more}")
     if kept.finished < FEW:
         found.append(f"fewer than {FEW} requests finished: quantiles mean little; {more}")
     if load in ("closed", "open") and not throughput.half_width <= 0.02 * throughput.value:

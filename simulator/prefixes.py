@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -44,6 +44,13 @@ class PrefixBlocks:
     def in_common(self) -> bool:
         """Whether any prompt begins as another does."""
         return self.distinct < len(self.ids)
+
+    def over_again(self, times: int) -> PrefixBlocks:
+        """The same so many times, one after the other; none of a later time is one of an earlier."""
+        number = np.arange(times)[:, None]
+        ids = (self.ids + number * self.distinct).ravel()
+        ends = (self.offsets[1:] + number * len(self.ids)).ravel()
+        return replace(self, ids=ids, offsets=np.concatenate([self.offsets[:1], ends]))
 
 
 _SESSIONS: Final = ("session", "session_id")

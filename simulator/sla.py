@@ -19,6 +19,16 @@ SHARE = 0.95
 """Share of requests to which a promise is made, unless it says otherwise."""
 USAGE = "tps>=80, ttft<=500ms or mean_tps>=80"
 """How bounds are written."""
+_APART = re.compile(r"[,;&]+|\band\b", re.IGNORECASE)
+"""What users write between bounds."""
+_SPELLINGS = (
+    (re.compile(r"\s+"), ""),
+    (re.compile(r"≤|=<|<(?!=)"), "<="),
+    (re.compile(r"≥|=>|>(?!=)"), ">="),
+    (re.compile(r"^(mean|p\d{1,2}(?:\.\d+)?)_?(?=[a-z])"), r"\1_"),
+    (re.compile(r"^([a-z0-9]+?)_?(mean|p\d{1,2}(?:\.\d+)?)(?=[<>])"), r"\2_\1"),
+)
+"""Other ways to write bounds, in small letters, and how they are written: `p95 ttft<500ms`, `ttft_p95 ≤ 500 ms`."""
 _WRITTEN = re.compile(
     r"(?:(?P<mean>mean_)|p(?P<quantile>\d{1,2}(?:\.\d+)?)_)?(?P<measure>[a-z0-9]+)\s*(?P<sign>>=|<=)\s*"
     r"(?P<bound>\d[\d.]*(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>ms|s)?(?:@(?P<share>\d[\d.]*)%)?"
@@ -72,8 +82,11 @@ class Sla:
 
         Raises InputError; also for what can hardly be meant: bounds that few requests keep, and milliseconds without a unit.
         """
-        sla, found = cls.parse(text), _WRITTEN.fullmatch(text.strip())
-        assert found is not None
+        plainly = _spelled(text)
+        found = _WRITTEN.fullmatch(plainly)
+        if not found:
+            raise InputError(f"SLA {text.strip()}: is written {USAGE}; what can be bounded is {', '.join(MEASURES)}")
+        sla = cls.parse(plainly)
         if not found["unit"] and sla.bound > _LONGEST_S.get(sla.measure, math.inf):
             raise InputError(f"SLA {text}: is {sla.bound:g} seconds; write the unit, {found['measure']}<={sla.bound:g}ms")
         if sla.share is not None and sla.share < 0.5:
@@ -111,6 +124,19 @@ class Sla:
     def holds(self, value: float) -> bool:
         """Whether a request's own value, or the mean, keeps the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
+
+
+def bounds(texts: Sequence[str]) -> list[str]:
+    """Bounds as users write them, of texts that hold one or several: `ttft<=500ms and tpot<=40ms`, or with commas."""
+    return [part.strip() for text in texts for part in _APART.split(text)]
+
+
+def _spelled(text: str) -> str:
+    """A bound in the one way that `parse` reads, where it can be; other texts are left much as they are."""
+    found = text.lower()
+    for other, way in _SPELLINGS:
+        found = other.sub(way, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

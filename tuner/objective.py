@@ -19,7 +19,7 @@ from simulator.metrics import Outcome
 from simulator.plain import walked
 from simulator.records import Recording
 from simulator.setup import RAMP, EngineLimits, Setup
-from simulator.simulation import Prepared, prepare, redrawn, simulate
+from simulator.simulation import Prepared, prepare, redrawn, settled, simulate
 from simulator.sla import Sla, promises
 from simulator.traces import Trace
 from tuner.prompts import Part, TraceKey
@@ -117,7 +117,9 @@ class TrialWorker:
     def _simulate(self, setup: Setup, recorded: Prepared, job: TrialJob) -> Outcome:
         if job.vary is not None:
             return drawn(setup, recorded, job.vary)
-        return simulate(setup if job.draw is None else replace(setup, ramp=RAMP), recorded)
+        if job.draw is not None:
+            return simulate(replace(setup, ramp=RAMP), recorded)
+        return settled(setup, recorded, simulate(setup, recorded))
 
     def _recorded(self, job: TrialJob) -> Prepared:
         key = TraceKey(job.part, walked(job.configuration.recording, [self._plain]))

@@ -26,7 +26,7 @@ from simulator.recommendation import Near, Question, decision_of
 from simulator.records import Recording
 from simulator.serving.command import Models
 from simulator.setup import Setup
-from simulator.simulation import Prepared, prepare, simulate
+from simulator.simulation import AGAIN, Prepared, prepare, simulate
 from simulator.sla import Sla, promises
 
 Rows = Sequence[tuple[SweepPoint, Simulation]]
@@ -89,8 +89,9 @@ class SweepEvidence:
 
     def unsure(self, run: Configuration) -> str:
         """See `Evidence`."""
-        told = self.load.users is not None or all(row.keeps_up is not None for row in self._rows(run))
-        return "" if told else _open(self.load, self.plan)
+        rows = self._rows(run)
+        told = self.load.users is not None or all(row.keeps_up is not None for row in rows)
+        return "" if told else _open(self.load, self.plan, rows)
 
     def scheduled(self, run: Configuration) -> None:
         """None: what was not asked for is not simulated."""
@@ -138,20 +139,23 @@ def _too_short(here: Rows, plan: SweepPlan) -> str:
         return too_few(least, plan.slas, load, plan.seconds)
     able = not plan.slas or any(row.keeps_promise for _, row in here)  # what breaks it does so whether it keeps up or not
     if able and load.users is None and all(row.keeps_up is None for _, row in here):
-        return _open(load, plan)
+        return _open(load, plan, [row for _, row in here])
     return ""
 
 
-def _open(load: Load, plan: SweepPlan) -> str:
-    """That nobody knows whether what arrives is answered."""
+def _open(load: Load, plan: SweepPlan, rows: Sequence[Simulation]) -> str:
+    """That nobody knows whether what arrives is answered, and what would tell."""
+    said = "too short to tell whether what arrives is answered"
     if not isinstance(load, RecordedArrivals):
-        return f"too short to tell whether what arrives is answered: give more --seconds than {plan.seconds:g}"
-    came = load.requests.arrival_s
+        return f"{said}: give more --seconds than {plan.seconds:g}"
+    lasts = float(load.requests.arrival_s[-1])
+    answer_s = min(row.means["e2e"] or math.inf for row in rows)
+    if math.isinf(answer_s) or answer_s <= lasts / 2:
+        return f"{said}: {AGAIN} times this log, one after the other, do not tell either; give one several times as long"
     faster = f", or less than --speed {load.speed:g}" if load.speed > 1 else ""
     return (
-        f"too short to tell whether what arrives is answered: these are {len(came):,} requests in "
-        f"{float(came[-1] - came[0]):,.0f} s, and answers take a large part of that, or pile up no more than by chance; "
-        f"give a log several times as long{faster}"
+        f"{said}: answers take {answer_s:,.3g} s on average, and all were asked within {lasts:,.3g} s; "
+        f"give a log of {2 * answer_s:,.2g} s or more{faster}"
     )
 
 

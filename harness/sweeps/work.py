@@ -35,7 +35,7 @@ from simulator.numbers import counted
 from simulator.plan import SweepPlan
 from simulator.records import Recording
 from simulator.replay import replays_exactly
-from simulator.simulation import Prepared, prepare, ready, simulate, start
+from simulator.simulation import Prepared, prepare, ready, settled, simulate, start
 
 if TYPE_CHECKING:  # these take seconds
     from harness.cluster import Cluster
@@ -63,6 +63,7 @@ class SweepWorker:
         try:
             with _writing(self.rows and self.rows / f"point_{point.number:05}.parquet") as on_rows:
                 found = simulate(point.setup, self._recorded(point), on_rows=on_rows, progress=progress)
+            found = settled(point.setup, self._recorded(point), found)
             if told := beyond_graphs(point.setup, self._recorded(point), found, self.flag):
                 found = dataclasses.replace(found, warnings=(*found.warnings, told))
             if point.headroom:

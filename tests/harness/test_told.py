@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from harness.cli.simulate import _gpus, print_sweep
@@ -162,6 +163,39 @@ def test_a_promise_that_is_broken_is_so_though_nobody_knows_whether_it_keeps_up(
     reason = decided(found)["reason"]
     assert "closest" in reason
     assert "too short" not in reason
+
+
+def asked_by_chance(file: Path, count: int, per_s: float, tokens: int) -> Path:
+    """A log of so many requests that come independently of each other."""
+    at = np.cumsum(np.random.default_rng(11).exponential(1 / per_s, count))
+    rows = "".join(f"{came:.4f},200,{tokens}\n" for came in at)
+    file.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    return file
+
+
+def test_an_ordinary_log_is_told_as_it_is_when_it_comes_several_times_over(out: Path, tmp_path: Path) -> None:
+    """What is inside at the end of a minute is more than at half of it, by chance: by itself that says nothing, and of
+    more minutes like it, it does."""
+    file = asked_by_chance(tmp_path / "minute.csv", 300, 5, 200)
+    asked = (*DSPARK, "--policy", "none,fixed:3", "--sla", "tps>=20", "--no-headroom")
+    once = swept(out, *asked, "--arrivals", str(file))
+    assert {r["keeps_up"] for r in once["simulations"]} == {True}
+    assert any("8 of it" in told for r in once["simulations"] for told in r["warnings"])
+    assert decided(once)["command"]
+
+
+def test_a_log_of_overload_stays_overload(out: Path, tmp_path: Path) -> None:
+    file = asked_by_chance(tmp_path / "much.csv", 3000, 100, 512)
+    found = swept(out, *DSPARK, "--policy", "none,fixed:3", "--sla", "tps>=1", "--no-headroom", "--arrivals", str(file))
+    assert {r["keeps_up"] for r in found["simulations"]} == {False}
+    assert "overload" in decided(found)["reason"]
+
+
+def test_answers_that_outlast_a_log_say_how_long_a_log_would_do(out: Path, tmp_path: Path) -> None:
+    file = asked_by_chance(tmp_path / "seconds.csv", 120, 60, 2000)
+    found = swept(out, *DSPARK, "--policy", "none,fixed:3", "--sla", "tps>=1", "--no-headroom", "--arrivals", str(file))
+    assert {r["keeps_up"] for r in found["simulations"]} == {None}
+    assert re.search(r"answers take [\d.]+ s on average, .* within [\d.]+ s; give a log of \d+ s", decided(found)["reason"])
 
 
 def test_a_burst_of_a_millisecond_is_as_if_all_came_at_once(out: Path, tmp_path: Path) -> None:

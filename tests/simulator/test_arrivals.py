@@ -403,3 +403,16 @@ def test_times_in_another_unit_than_the_formats_are_noticed(written: Write) -> N
     text = "".join(mooncake(timestamp=i / 2, hash_ids=[]) for i in range(40))
     found = RecordedRequests.read(written("mooncake.jsonl", text))
     assert any("milliseconds" in note and "--speed 0.001" in note for note in found.notes)
+
+
+def test_over_again_is_the_same_rate_and_no_prompt_of_before(written: Write) -> None:
+    once = RecordedRequests.read(
+        written("mooncake.jsonl", FORMS["mooncake.jsonl"].replace("5,", "512,").replace("7,", "1024,"))
+    )
+    thrice = once.over_again(3)
+    assert thrice.rate_per_s == pytest.approx(once.rate_per_s)
+    assert thrice.arrival_s.tolist() == [0, 2, 4, 6, 8, 10]
+    assert thrice.prompt_tokens.tolist() == once.prompt_tokens.tolist() * 3
+    assert once.blocks is not None
+    assert thrice.blocks is not None
+    assert [thrice.blocks.of(i) for i in range(6)] == [(0,), (0, 1), (2,), (2, 3), (4,), (4, 5)]

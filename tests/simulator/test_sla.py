@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator import sla
 from simulator.engine.state import BINS, ROW, TOTALS, Records
 from simulator.errors import InputError
 from simulator.metrics import Ledger, Outcome, Slice, outcome
@@ -16,15 +17,15 @@ from simulator.sla import MEASURES, Promise, Sla, share_of
 
 
 @st.composite
-def bounds(draw: st.DrawFn) -> Sla:
+def drawn_bounds(draw: st.DrawFn) -> Sla:
     measure = draw(st.sampled_from(MEASURES))
     share = draw(st.one_of(st.none(), st.integers(1, 999).map(lambda n: n / 1000)))
     return Sla(measure, measure == "tps", draw(st.floats(1e-6, 1e6)), share)
 
 
-@given(bounds())
-def test_text_and_back(sla: Sla) -> None:
-    assert Sla.parse(str(sla)) == sla
+@given(drawn_bounds())
+def test_text_and_back(bound: Sla) -> None:
+    assert Sla.parse(str(bound)) == bound
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,14 @@ def test_text_and_back(sla: Sla) -> None:
         ("p5_tps>=80", "tps>=80"),
         ("mean_tps>=80", "mean_tps>=80"),
         ("tps>=80@99.5%", "tps>=80@99.5%"),
+        ("tps>80", "tps>=80"),
+        ("TTFT < 500 ms", "ttft<=500ms"),
+        ("tpot≤40MS", "tpot<=40ms"),
+        ("tps =>80", "tps>=80"),
+        ("p99 ttft<=500ms", "ttft<=500ms@99%"),
+        ("p99.9ttft<=500ms", "ttft<=500ms@99.9%"),
+        ("ttft_p99<=500ms", "ttft<=500ms@99%"),
+        ("TPOT mean < 40ms", "mean_tpot<=40ms"),
     ],
 )
 def test_how_bounds_are_written(text: str, written: str) -> None:
@@ -47,7 +56,32 @@ def test_how_bounds_are_written(text: str, written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["tps>80", "tps<=80", "ttft>=1", "speed>=80", "tps>=0", "tps>=80ms", "tps>=nan", "tps>=1e999", ""]
+    "text",
+    [
+        "ttft<=500ms,tpot<=40ms", "ttft<=500ms, tpot<=40ms", "ttft<=500ms and tpot<=40ms", "TTFT<500ms AND tpot <= 40ms",
+        "ttft<=500ms; tpot<=40ms", "ttft<=500ms && tpot<=40ms",
+    ],
+)  # fmt: skip
+def test_bounds_stand_together_as_users_write_it(text: str) -> None:
+    assert [str(Sla.asked(one)) for one in sla.bounds([text])] == ["ttft<=500ms", "tpot<=40ms"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tps>",
+        "tps==80",
+        "and",
+        "p95<=5ms",
+        "tps<=80",
+        "ttft>=1",
+        "speed>=80",
+        "tps>=0",
+        "tps>=80ms",
+        "tps>=nan",
+        "tps>=1e999",
+        "",
+    ],
 )
 def test_what_is_no_bound(text: str) -> None:
     with pytest.raises(InputError, match=r"^SLA "):
