@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -128,6 +129,10 @@ class Commands(TyperGroup):
             _check_word(str(self.name), word, before if before.startswith("-") else "")
         if (both := " ".join(args[:2])) in self.commands:  # a command of two words
             args = [both, *args[2:]]
+        elif len(args) > 1:
+            seconds = [name.removeprefix(f"{args[0]} ") for name in self.commands if name.startswith(f"{args[0]} ")]
+            if meant := get_close_matches(args[1], seconds, 1):
+                _fail(str(self.name), f"{both}: no such command; did you mean `{self.name} {args[0]} {meant[0]}`?", 2)
         name, command, rest = super().resolve_command(ctx, args)
         options = [p for p in command.params if p.param_type_name == "option"] if command else []
         takes_value = {spelling: not getattr(p, "is_flag", False) for p in options for spelling in p.opts}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harness import stops
-from simulator.errors import DoesNotFit, InputError
+from simulator.errors import InputError, NoSuchLayout
 from simulator.numbers import counted
 from simulator.sla import Sla, bounds, share_of
 
@@ -200,16 +200,16 @@ def profiles_of(
 ) -> list[tuple[Profile, int]]:
     """(profile, replicas) of every layout whose GPUs hold the model; others are told. Raises InputError where none do."""
     found: list[tuple[Profile, int]] = []
-    too_small = list[DoesNotFit]()
+    impossible = list[NoSuchLayout]()
     for gpus, replicas in layouts:
         try:
             found.append((profile_of(gpus), replicas))
-        except DoesNotFit as error:
-            too_small.append(error)
+        except NoSuchLayout as error:
+            impossible.append(error)
     if not found:
-        raise too_small[0]
-    for small in too_small:
-        say(f"left out: {small}")
+        raise impossible[0]
+    for other in impossible:
+        say(f"left out: {other}")
     return found
 
 
@@ -227,17 +227,23 @@ def say_gpus(profile: Profile, hardware: str | None, asked: int | str | None, sa
         )
 
 
-def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replicas: int) -> tuple[int | None, int]:
-    """(GPUs of a replica, replicas) where so many GPUs are given in all. Raises InputError where they do not share out."""
+def shared_out(
+    context: typer.Context, gpus: int | None, tp: int | None, replicas: int, measured_on: int | None = None
+) -> tuple[int | None, int]:
+    """(GPUs of a replica, replicas) where so many GPUs are given in all. Raises InputError where they do not share out.
+
+    `measured_on` is how many GPUs share the model in a profile of what was measured, which are then a replica's.
+    """
     if gpus is None:
         return tp, replicas
     if gpus < 1:
         raise InputError(f"--gpus {gpus}: must be 1 or more")
     given = given_options(context)
     if "replicas" not in given:
-        each = gpus if tp is None else tp
+        each = (measured_on or gpus) if tp is None else tp
         if each < 1 or gpus % each:
-            raise InputError(f"--gpus {gpus}: is no multiple of --tp {each}")
+            of = f"--tp {each}" if tp is not None or measured_on is None else f"the {each} that the profile is measured on"
+            raise InputError(f"--gpus {gpus}: is no multiple of {of}")
         return each, gpus // each
     if replicas < 1 or gpus % replicas or tp not in (None, gpus // replicas):
         told = f"--replicas {replicas}" + ("" if tp is None else f" of --tp {tp} each")
@@ -245,14 +251,16 @@ def shared_out(context: typer.Context, gpus: int | None, tp: int | None, replica
     return gpus // replicas, replicas
 
 
-def layouts_of(context: typer.Context, gpus: int | None, tp: str | None, replicas: int) -> list[tuple[int | None, int]]:
+def layouts_of(
+    context: typer.Context, gpus: int | None, tp: str | None, replicas: int, measured_on: int | None = None
+) -> list[tuple[int | None, int]]:
     """(GPUs of a replica, replicas) of every layout that --tp names, one without. Raises InputError; see `shared_out`."""
     try:
         sizes = [int(size) for size in dict.fromkeys(listed([tp]) or ())] if tp is not None else []
     except ValueError:
         raise InputError(f"--tp {tp}: must be a whole number, or several as 1,2, which compares them") from None
     if len(sizes) < 2:
-        return [shared_out(context, gpus, sizes[0] if sizes else None, replicas)]
+        return [shared_out(context, gpus, sizes[0] if sizes else None, replicas, measured_on)]
     if gpus is None:
         raise InputError(f"--tp {tp}: compares ways to share out GPUs; say with --gpus how many there are in all")
     given = given_options(context)

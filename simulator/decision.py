@@ -508,5 +508,6 @@ def _next(gain: Gain | None, source: str) -> str:
         return ""
     width, held = (r.high - r.low for r in (gain.all, gain.held))
     if width > 1.5 * held:
-        return f"most of the interval is the profile's ({source}): {MEASURE}"
+        row = "one more row of what it was fitted to would narrow it, which `harness hardware fit` names last (measure next)"
+        return f"most of the interval is the profile's ({source}): {row if source == 'fitted' else MEASURE}"
     return "most of the interval is the traffic's: record more prompts"

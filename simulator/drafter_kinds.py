@@ -6,6 +6,7 @@ be called `old` and `new`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,6 +58,19 @@ WEIGHTLESS: Final = tuple(kind.name for kind in KINDS.values() if not kind.learn
 """Those that need no checkpoint."""
 FREE: Final = ("none", *(name for name in WEIGHTLESS if name != "none"))
 """Those that take no time of a GPU."""
+
+
+_ALSO_CALLED: Final = {
+    "eagle": "eagle3", "nextn": "mtp", "promptlookup": "ngram",
+    **dict.fromkeys(("baseline", "base", "off", "no", "vanilla", "plain", "nospec", "nospeculation"), "none"),
+}  # fmt: skip
+"""How engines and tables call kinds, in small letters without what stands between the words."""
+
+
+def kind_called(word: str) -> str:
+    """The kind that people call so, as `EAGLE-3` or `prompt lookup`; empty where there is none."""
+    plain = re.sub(r"[\s_-]", "", word.lower())
+    return plain if plain in KINDS else _ALSO_CALLED.get(plain, "")
 
 
 def kind_of(name: str, declared: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
-class DoesNotFit(InputError):
-    """A model takes more memory than the GPUs have that are to hold it."""
+class NoSuchLayout(InputError):
+    """GPUs cannot share a model so: they do not hold it, or the profile is measured on another number of them."""
 
 
 class AnswerIsNo(Exception):

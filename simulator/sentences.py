@@ -183,7 +183,21 @@ def told(decision: Decision) -> list[str]:
     files = {} if decision.engine is None else files_of(decision.engine, decision.settings)
     command = [*writing(files), *decision.command.splitlines()]
     notes = [note for note in decision.notes if note not in files_told(files)]  # they are written
-    return [first, *(f"  {line}" for line in command), *others, *(f"Note: {note}." for note in notes)]
+    otherwise = [
+        part for words, served in beside(decision) for part in (words, *(f"  {one}" for one in served.splitlines()))
+    ]
+    return [first, *(f"  {line}" for line in command), *others, *otherwise, *(f"Note: {note}." for note in notes)]
+
+
+def beside(decision: Decision) -> list[tuple[str, str]]:
+    """The commands that serve what the other layouts would run, each with its words."""
+    engine = decision.engine
+
+    def words(rival: Rival) -> str:
+        alone = rival.replicas > 1 and engine is not None and engine.flags.replicas not in rival.command.split()
+        return f"{rival.layout} would be served so{', each of them' if alone else ''}:"
+
+    return [(words(rival), rival.command) for rival in decision.rivals if rival.command and not rival.reason]
 
 
 def _drafts(d: Decision, recording: Recording) -> str:

@@ -298,10 +298,19 @@ def _print_fit(console: Console, posterior: Posterior, points: Sequence[Measured
         say(console, f"the rows cannot tell apart: {_said(one)}, and {_said(other)}")
 
 
+_ADD = (
+    "add a row, measured or with role `predict`, such as concurrency 64, drafter eagle3, drafted_tokens 3, "
+    "accepted_length 2.4"
+)
+"""How a table comes to what a drafter gives."""
+
+
 def _print_next(console: Console, found: Posterior, points: Sequence[MeasuredPoint]) -> None:
     from harness.hardware.posterior import next_measurement
 
     suggested = next_measurement(found, points)
+    if suggested is None and all(point.kind == "none" for point in points):
+        say(console, f"measure next: a drafter, without which nothing says what speculation gains; {_ADD}")
     if suggested is None:
         return
     if not suggested.narrows:
@@ -356,11 +365,14 @@ def _print_predictions(console: Console, found: Posterior, points: Sequence[Meas
     _print_crowded(console, found, points)
     more = overloads(found, points)
     for over in more:
-        say(console, f"{over.point.name}: more than can be answered, which is about {four_digits(over.most_per_s)} a second")
+        about, least, greatest = map(four_digits, over.most_per_s)
+        say(
+            console, f"{over.point.name}: more than can be answered, which is {about} a second (95 %: {least} to {greatest})"
+        )
     if not told:
         say(
             console,
-            "no row drafts: add one, measured or marked `predict`" if not more else "nothing else is to be predicted",
+            f"no row drafts: {_ADD}" if not more else "nothing else is to be predicted",
         )
         return
     lines = []
@@ -449,7 +461,7 @@ def _predicted_content(found: Posterior, points: Sequence[MeasuredPoint]) -> dic
         ],
         "crossovers": [crossed._asdict() for crossed in crossovers(found, points)],
         "overloads": [
-            {"line": over.point.line, "point": over.point.name, "most_per_s": over.most_per_s}
+            {"line": over.point.line, "point": over.point.name, "most_per_s": over.most_per_s._asdict()}
             for over in overloads(found, points)
         ],
     }  # fmt: skip

@@ -112,7 +112,7 @@ def simulate(
         from harness.sweeps.run import resume_sweep, run_sweep
         from results.store.database import Store
         from results.store.rows import read_plan
-        from simulator.hardware.catalogue import find_profile
+        from simulator.hardware.catalogue import find_profile, measured_on
         from simulator.plan import SweepPlan
         from simulator.serving.engines import engine_of
 
@@ -122,7 +122,7 @@ def simulate(
                 sweep_id = resume_sweep(store, resume, watcher, actors=actors, ray_address=ray_address, rows=rows)
             else:
                 promised = options.slas_of(sla, share, watcher.say)
-                shared = options.layouts_of(context, gpus, tp, replicas)
+                shared = options.layouts_of(context, gpus, tp, replicas, measured_on(hardware))
                 (profile, copies), *others = options.profiles_of(
                     lambda one: options.profile_of(hardware, model, one, weights, kv, captured, mean_context),
                     shared, watcher.say,

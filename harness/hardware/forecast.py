@@ -75,13 +75,13 @@ class Overload(NamedTuple):
     """A row of which more requests arrive than can be answered: its times grow with how long it goes on."""
 
     point: MeasuredPoint
-    most_per_s: float
+    most_per_s: Forecast
     """Answers a second, at most."""
 
 
 def overloads(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Overload]:
     """The rows that are to be predicted and nothing can be said of."""
-    return [Overload(point, most) for point in points if not point.given and (most := found.most_per_s(point)) is not None]
+    return [Overload(one, most) for one in points if not one.given and (most := found.most_per_s(one)) is not None]
 
 
 class Crowded(NamedTuple):
@@ -108,7 +108,7 @@ def predictions(found: Posterior, points: Sequence[MeasuredPoint]) -> list[Predi
     """All values of the rows that are to be predicted, and can be served."""
     return [
         Predicted(point, metric, found.forecast(point, metric), point.values.get(metric))
-        for point in points if not point.given and found.most_per_s(point) is None
+        for point in points if not point.given and not found.overloaded(point)
         for metric in (tuple(point.values) or (_shown(point, points),))
     ]  # fmt: skip
 
@@ -211,7 +211,7 @@ def _comparable(found: Posterior, points: Sequence[MeasuredPoint]) -> list[list[
     """
     groups: dict[object, dict[str, MeasuredPoint]] = {}
     for point in points:
-        if found.timed(point) or found.most_per_s(point) is not None:
+        if found.timed(point) or found.overloaded(point):
             continue
         groups.setdefault(point.traffic, {}).setdefault(point.what, point)
     some = [list(group.values()) for group in groups.values() if len(group) > 1]

@@ -16,7 +16,7 @@ from typing import Any, Final
 from harness.hardware.table import METRICS, Metric, read_table
 from harness.hardware.terms import CAPTURED_SIZES
 from simulator.averages import Averages, numbers
-from simulator.drafter_kinds import KINDS
+from simulator.drafter_kinds import KINDS, kind_called
 from simulator.errors import InputError
 from simulator.hardware.catalogue import Asked, find_profile
 from simulator.hardware.profile import Profile
@@ -33,11 +33,6 @@ _MOST: Final[Mapping[str, int]] = {
     "context": 10_000_000,
 }  # fmt: skip
 """No count in a row is larger: nobody would wait."""
-_CALLED: Final = {
-    "eagle3": "eagle3", "eagle": "eagle3", "nextn": "mtp", "ngram": "ngram", "promptlookup": "ngram",
-    **dict.fromkeys(("baseline", "base", "off", "no", "vanilla", "plain", "nospec", "nospeculation"), "none"),
-}  # fmt: skip
-"""How engines and tables call drafters, without what stands between the words, and what they are called here."""
 _BY_REQUESTS: Final = re.compile(r"\b(?:sglang|tensorrt-llm|trt-llm|trtllm|atom)\b", re.IGNORECASE)
 """Engines that capture passes by their requests, however many tokens each has."""
 _BY_TOKENS: Final = re.compile(r"\bvllm\b", re.IGNORECASE)
@@ -120,7 +115,11 @@ class Measured:
 
 def base_profile(name: str, asked: Asked, points: Sequence[MeasuredPoint]) -> Profile:
     """The profile to fit to points; one that averages caches over a context does so over theirs. Raises InputError."""
-    profile = find_profile(name, asked)
+    try:
+        profile = find_profile(name, asked)
+    except InputError as error:
+        said = str(error).partition("; as replicas")[0]
+        raise InputError(said.replace("--tp", "--gpus")) from None  # who measured says it so
     if not profile.mean_context_tokens or (asked.model is None and Path(name).is_file()):
         return profile
     contexts = [
@@ -327,7 +326,7 @@ def _load(row: Mapping[str, str]) -> Load:
 def _drafting(row: Mapping[str, str], say: Callable[[str], None]) -> tuple[str, PolicySpec, int, Averages | None]:
     """(kind, policy, γ, acceptance). Raises ValueError."""
     called = row.get("drafter", "none")
-    kind = called.lower() if called.lower() in KINDS else _CALLED.get(re.sub(r"[\s_-]", "", called.lower()), "")
+    kind = kind_called(called)
     if not kind:
         raise ValueError(f"drafter {called!r}: write one of {', '.join(KINDS)}; of its tokens drafted_tokens says how many")
     drafted = _count(row, "drafted_tokens", None, least=0)

@@ -95,14 +95,19 @@ class Posterior:
         """Whether a point is a step that was timed."""
         return isinstance(self.best.loops[point.line], Timed)
 
-    def most_per_s(self, point: MeasuredPoint) -> float | None:
-        """Answers a second that can be given at most of requests as a point's, where more of them arrive; None where all
-        are answered."""
+    def overloaded(self, point: MeasuredPoint) -> bool:
+        """Whether more requests as a point's arrive than can be answered."""
         loop = self.best.loops[point.line]
         if not isinstance(point.load, Arrivals) or isinstance(loop, Served | Timed):
+            return False
+        return point.load.rate_per_s >= loop.most_per_s(self.best.factors)
+
+    def most_per_s(self, point: MeasuredPoint) -> Forecast | None:
+        """Answers a second that can be given at most of requests as a point's, where more of them arrive; None where all
+        are answered."""
+        if not self.overloaded(point):
             return None
-        most = loop.most_per_s(self.best.factors)
-        return most if point.load.rate_per_s >= most else None
+        return Forecast(*(tokens / point.output_tokens for tokens in self.forecast(point, "output_tok_s")))
 
     def forecast(self, point: MeasuredPoint, metric: Metric) -> Forecast:
         """What a measurement at a point would come to, its own noise included."""
@@ -156,7 +161,7 @@ class Suggestion(NamedTuple):
 def next_measurement(found: Posterior, points: Sequence[MeasuredPoint]) -> Suggestion | None:
     """The point, of those that are not given and can be, whose throughput would narrow most what speculation gains; None
     without any."""
-    points = [point for point in points if not found.timed(point) and found.most_per_s(point) is None]
+    points = [point for point in points if not found.timed(point) and not found.overloaded(point)]
     plain = {point.traffic: point for point in points if point.policy == NO_DRAFTER}
     pairs = [(point, plain[point.traffic]) for point in points if point.policy != NO_DRAFTER and point.traffic in plain]
     left = [point for point in points if not point.given]

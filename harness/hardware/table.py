@@ -37,6 +37,7 @@ _ALSO: Final[Mapping[str, str]] = {
     "osl": "output_tokens", "output_len": "output_tokens", "output_length": "output_tokens",
     "random_output_len": "output_tokens", "output_throughput": "output_tok_s",
     "output_token_throughput": "output_tok_s", "output_tok/s": "output_tok_s", "output_tok/s/gpu": "output_tok_s_per_gpu",
+    "output_throughput_per_gpu": "output_tok_s_per_gpu", "output_tok_s/gpu": "output_tok_s_per_gpu",
     "tpot": "tpot_ms", "median_tpot": "tpot_ms", "median_tpot_ms": "tpot_ms", "mean_tpot": "tpot_mean_ms",
     "mean_tpot_ms": "tpot_mean_ms", "step": "step_ms",
 }  # fmt: skip
@@ -83,6 +84,7 @@ def read_table(file: Path, say: Callable[[str], None]) -> Table:
     apart = max(",;\t", key=rows[0][1].count)
     written = _cells(rows[0][1], apart)
     heads = _heads(written, file, say)
+    in_seconds = {head for head, own in zip(heads, written, strict=True) if head.endswith("_ms") and _unit(own) == "s"}
     percent = any(head == "acceptance_rate" and _UNIT.search(own) for head, own in zip(heads, written, strict=True))
     table = {number: _cells(line, apart) for number, line in rows[1:]}
     if wide := [number for number, cells in table.items() if len(cells) > len(heads)]:
@@ -99,8 +101,23 @@ def read_table(file: Path, say: Callable[[str], None]) -> Table:
         if first != number:
             say(f"note: line {number} of {file} is line {first} again, and counts once")
         elif row:
-            kept.append((number, {head: _with_points(head, cell, mark) for head, cell in row.items()}))
+            plain = {head: _with_points(head, cell, mark) for head, cell in row.items()}
+            kept.append((number, {h: _milliseconds(cell) if h in in_seconds else cell for h, cell in plain.items()}))
     return Table(tuple(heads), tuple(kept), tuple(told))
+
+
+def _unit(head: str) -> str:
+    """The unit that a head names, in small letters; empty without."""
+    found = _UNIT.search(head)
+    return found[1].strip().lower() if found else ""
+
+
+def _milliseconds(seconds: str) -> str:
+    """A cell of seconds as one of milliseconds; what is no number stays, and is refused where it is read."""
+    try:
+        return f"{1e3 * float(seconds):.12g}"
+    except ValueError:
+        return seconds
 
 
 def _cells(line: str, apart: str) -> list[str]:
@@ -157,9 +174,9 @@ def _heads(written: Sequence[str], file: Path, say: Callable[[str], None]) -> li
         name = _ALSO.get(plain, plain)
         if name not in _COLUMNS and not _OTHERS.match(name) and (close := get_close_matches(name, _COLUMNS, 1, 0.8)):
             raise InputError(f"{file}: no column {head!r} is read; did you mean {close[0]}? (docs/hardware.md has all)")
-        unit = _UNIT.search(head)
-        if name in _COLUMNS and unit and unit[1].strip().lower() not in _UNITS.get(name, ()):
-            raise InputError(f"{file}: column {head!r} is in {unit[1]}; {name} is in {_UNITS.get(name, ('no unit',))[0]}")
+        unit, units = _unit(head), _UNITS.get(name, ("no unit",))
+        if name in _COLUMNS and unit and unit not in units and not (unit == "s" and units == ("ms",)):
+            raise InputError(f"{file}: column {head!r} is in {unit}; {name} is in {units[0]}")
         heads.append(name if name in _COLUMNS else "")
         others += [head] if name not in _COLUMNS else []
     if twice := [head for head in heads if head and heads.count(head) > 1]:

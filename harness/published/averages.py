@@ -13,7 +13,7 @@ import numpy as np
 from harness.published.run import MOST_TOKENS, SynthesizedRun, keep
 from results.store.database import Store
 from simulator.averages import ASSUMPTIONS, Averages, numbers, trace_of
-from simulator.drafter_kinds import KINDS
+from simulator.drafter_kinds import KINDS, kind_called
 from simulator.errors import InputError
 from simulator.hardware.architecture import named
 
@@ -103,7 +103,8 @@ def _of_length(text: str, gamma: int | None, *, look_up: bool) -> Averages:
 def drafter_of(text: str) -> tuple[str, str]:
     """(name, kind) of a drafter as users write it, eagle3 or mine=eagle3. Raises InputError."""
     name, named, kind = text.partition("=")
-    kind = kind if named else name
+    kind = kind_called(kind if named else name) or kind
+    name = name if named else kind
     if kind not in _NAMED_KINDS:
         raise InputError(
             f"--drafter {text}: no such kind; there are {', '.join(_NAMED_KINDS)}, or NAME=KIND for a name of your own"

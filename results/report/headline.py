@@ -36,7 +36,7 @@ from simulator.load import Load
 from simulator.numbers import counted
 from simulator.policies import NO_DRAFTER
 from simulator.records import Recording
-from simulator.sentences import sentences
+from simulator.sentences import beside, sentences
 from simulator.serving.command import batch_rows
 
 _WHAT_IT_TAKES: Final = f"it takes {FEWEST_UNITS} prompts of every task or more"
@@ -68,6 +68,8 @@ class Headline:
     next: str = ""
     """What to type next, for a shell, and why."""
     why_next: str = ""
+    beside: Sequence[tuple[str, str]] = ()
+    """What other layouts are served by: words and a command of each."""
 
 
 # --- of a decision ----------------------------------------------------------------------------------------------------
@@ -86,7 +88,9 @@ def from_decision(decision: Decision, others: Sequence[Decision] = ()) -> Headli
         for gain in decision.gains
     ]
     facts += [sentences(other)[0] for other in others]
-    return Headline(first, gains, facts, decision.notes, decision.command, decision.profile, decision.load)
+    return Headline(
+        first, gains, facts, decision.notes, decision.command, decision.profile, decision.load, beside=beside(decision)
+    )
 
 
 # --- of a study -------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from simulator.errors import InputError, first_paragraph
+from simulator.errors import InputError, NoSuchLayout, first_paragraph
 from simulator.hardware.architecture import model_of, named
 from simulator.hardware.graphs import capturing
 from simulator.hardware.model import FORMAT_BYTES, Attention, Drafters, Format, Model
 from simulator.hardware.profile import Profile, load_profile, same_model
 from simulator.hardware.roofline import LONGEST_CONTEXT, MOST_GPUS, Assumptions, Device, roofline
+from simulator.numbers import counted
 
 DATA = Path(__file__).parent / "data"
 
@@ -82,6 +83,11 @@ def _found(name: str) -> Profile:
         return load_profile(path)
     if name in known_devices:
         raise InputError(f"hardware {name}: is a device: name a model too, {name}/{next(iter(known_models))}, or --model")
+    if device in known_devices:
+        raise InputError(
+            f"hardware {name}: no model here is {model}, but {', '.join(known_models)}; of a model of your own name "
+            f"{device} alone, and its config.json with --model"
+        )
     raise InputError(
         f"hardware {name}: no such file, and not device/model with a device of {', '.join(known_devices)}"
         f" and a model of {', '.join(known_models)}"
@@ -92,21 +98,27 @@ def _modelled(name: str, asked: Asked) -> Profile:
     """A roofline made otherwise than usual."""
     short, _, bundled = name.partition("/")
     if asked.model is not None:
+        both = short in devices() and bool(bundled)  # as profiles that were made so are called
+        name = short if both else name
         device = devices().get(name) or _device(name)
         model = model_file(asked.model, asked)
+        if both and bundled.lower() != (own := model.name.rpartition("/")[2].lower()):
+            raise InputError(f"hardware {short}/{bundled}: --model is {own}; name the device alone, {short}")
         called = f"{name if name in devices() else Path(name).stem}/{model.name.rpartition('/')[2].lower()}"
     elif short in devices() and bundled in models() and name not in _files():
         device, called = devices()[short], name
         model = _in_formats(models()[bundled], asked)
-    elif name in _files():
-        raise InputError(
-            f"hardware {name}: is a file of what was measured: --tp, --weights, --kv and --mean-context cannot change it; "
-            "a layout is measured by itself, and simulated by itself"
-        )
+    elif (measured := _measured(name)) is not None:
+        return _as_measured(measured, asked)
     else:
         raise InputError(
-            f"hardware {name}: --tp, --weights, --kv and --mean-context say how a roofline is made: name a device of "
-            f"{', '.join(devices())} with --model, or device/model with a model of {', '.join(models())}"
+            f"hardware {name}: --tp, --weights, --kv and --mean-context say how a roofline is made: "
+            + (
+                f"name {short} alone, and the model's config.json with --model, "
+                if bundled and short in devices()
+                else f"name a device of {', '.join(devices())} with --model, "
+            )
+            + f"or device/model with a model of {', '.join(models())}"
         )
     if asked.gpus is not None and (uneven := model.uneven(asked.gpus)):
         raise InputError(f"--tp {asked.gpus}: {uneven}; engines refuse it")
@@ -119,6 +131,44 @@ def _modelled(name: str, asked: Asked) -> Profile:
         raise InputError(f"hardware {name}: makes no profile of {model.name}: {error}") from None
     formats, checkpoint = _told(model, asked, None if asked.model else models()[bundled])
     return replace(made, formats=formats, checkpoint=checkpoint)
+
+
+def _measured(name: str) -> Profile | None:
+    """A profile of what was measured, one that comes with the package or of one's own; None of a name of anything else."""
+    if name in (files := _files()):
+        return load_profile(files[name])
+    return load_profile(Path(name)) if Path(name).is_file() else None
+
+
+def _as_measured(profile: Profile, asked: Asked) -> Profile:
+    """The profile, where nothing is asked of it but what it is of. Raises InputError, NoSuchLayout for other GPUs."""
+    n, each = asked.gpus, counted(profile.gpus, "GPU")
+    if replace(asked, gpus=None, captured=None) != Asked():
+        raise InputError(
+            f"hardware {profile.name}: is of what was measured: --weights, --kv and --mean-context cannot change it; "
+            "measure so, and `harness hardware fit` the rows"
+        )
+    if n is None or n == profile.gpus:
+        return profile
+    more = f"; as replicas of {each}: --gpus {n} --tp {profile.gpus}" if n % profile.gpus == 0 else ""
+    raise NoSuchLayout(
+        f"hardware {profile.name}: is measured on {each} that serve{'s' * (profile.gpus == 1)} one copy of the model, not "
+        f"on --tp {n}: rows measured so, fitted by `harness hardware fit`, give a profile of it{more}"
+    )
+
+
+def measured_on(name: str | None) -> int | None:
+    """How many GPUs share the model in a profile of what was measured; None of what is modelled, or is no profile.
+
+    Raises InputError for a file that is no profile.
+    """
+    if name is None:
+        return None
+    file = Path(name).is_file()
+    if file and "memory_bytes" in _own(Path(name), "hardware"):  # a device
+        return None
+    found = _measured(name if file else _in_small_letters(name))
+    return None if found is None else found.gpus
 
 
 def _told(model: Model, asked: Asked, bundled: Model | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -9,13 +9,13 @@ values are read once a step. Activations are not counted. docs/hardware.md says 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.drafter_kinds import FREE, KINDS
-from simulator.errors import DoesNotFit, InputError
+from simulator.errors import InputError, NoSuchLayout
 from simulator.hardware.cost import Seconds
 from simulator.hardware.graphs import CAPTURED, captured_sizes
 from simulator.hardware.model import DENSE_KERNELS, FORMAT_BYTES, MARKOV_RANK, Attention, Format, Model
@@ -203,12 +203,26 @@ def gpus_needed(device: Device, model: Model, given: Assumptions) -> int:
     weights = model.weight_bytes + max(map(model.drafter_bytes, KINDS))
     holding = [gpus for i in range(MOST_GPUS.bit_length()) if weights / (gpus := 1 << i) <= room]
     if not holding:
-        raise DoesNotFit(f"hardware: {model.name} does not fit on {MOST_GPUS} × {device.name}")
+        raise NoSuchLayout(f"hardware: {_too_large(device, model, MOST_GPUS, given)}")
     if even := [gpus for gpus in holding if not model.uneven(gpus)]:
         return even[0]
     raise InputError(
         f"hardware: {model.name} takes {holding[0]} × {device.name}, and {holding[0]} {model.uneven(holding[0])}: engines "
         "refuse it; say --tp where a small cache is enough"
+    )
+
+
+def _too_large(device: Device, model: Model, gpus: int, given: Assumptions) -> str:
+    """That a model does not fit on so many GPUs, and what would."""
+    sizes = [1 << i for i in range(MOST_GPUS.bit_length()) if 1 << i > gpus]
+    enough = [n for n in sizes if kv_capacity_tokens(device, model, n, given) >= 1 and not model.uneven(n)]
+    found = [f"--tp {enough[0]}"] if enough else []
+    in_fp8 = replace(model, dense_format="fp8", expert_format="fp8")
+    if in_fp8.weight_bytes < 0.9 * model.weight_bytes and kv_capacity_tokens(device, in_fp8, gpus, given) >= 1:
+        found.append("--weights fp8")
+    each = f"{model.weight_bytes / 1e9:,.0f} GB of weights"
+    return f"{model.name} does not fit on {gpus} × {device.name}: it has {each}" + (
+        f"; {' or '.join(found)} fits" if found else ""
     )
 
 
@@ -223,7 +237,7 @@ def roofline(
     gpus = gpus or gpus_needed(device, model, given)
     capacity = kv_capacity_tokens(device, model, gpus, given)
     if capacity < 1:
-        raise DoesNotFit(f"hardware {name}: {model.name} does not fit on {gpus} × {device.name}")
+        raise NoSuchLayout(f"hardware {name}: {_too_large(device, model, gpus, given)}")
     machine = Machine(device, gpus, given)
     context = given.context_tokens
     shards = min(gpus, model.kv_shards)

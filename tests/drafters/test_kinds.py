@@ -10,7 +10,7 @@ import pytest
 from drafters.kinds.contract import Drafter
 from drafters.kinds.learned import AutoregressiveDrafter, LearnedDrafter
 from drafters.training.losses import TRAINING
-from simulator.drafter_kinds import KINDS, LEARNED, WEIGHTLESS, DrafterKind, kind_of
+from simulator.drafter_kinds import KINDS, LEARNED, WEIGHTLESS, DrafterKind, kind_called, kind_of
 from simulator.records import kept_drafting
 from simulator.serving.engine import ServedKind, ServingEngine
 from simulator.serving.vllm import VLLM
@@ -51,3 +51,14 @@ def test_facts_that_contradict_are_refused() -> None:
         )  # fmt: skip
     with pytest.raises(ValueError, match="its own policy"):
         dataclasses.replace(VLLM, adaptive="oracle")
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("EAGLE-3", "eagle3"), ("eagle", "eagle3"), ("MTP", "mtp"), ("NextN", "mtp"), ("Prompt Lookup", "ngram"),
+        ("n-gram", "ngram"), ("no_spec", "none"), ("DFlash", "dflash"), ("medusa", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_kinds_are_known_by_what_people_call_them(word: str, kind: str) -> None:
+    assert kind_called(word) == kind

@@ -185,6 +185,7 @@ def test_commands_that_run_no_model_import_none(arguments: list[str], heavy: str
         ("--bogus", "No such option: --bogus; see `harness -h`"),
         ("--bogus runs", "No such option: --bogus; see `harness -h`"),
         ("--version=3", "'--version' does not take a value; see `harness -h`"),
+        ("hardware fti m.csv", "did you mean `harness hardware fit`?"),
         ("nosuchcommand", "No such command 'nosuchcommand'; see `harness -h`"),
         ("runs --bogus", "see `harness runs -h`"),
     ],

@@ -191,7 +191,8 @@ def test_equal_rows_of_two_runs_are_two_measurements(tmp_path: Path) -> None:
         ("users;output_tok_s\n1;98.7\n64;12,5\n", "some numbers have decimal points, and some decimal commas"),
         (HEAD, "has no rows"),
         ("concurency,drafter\n1,none\n", "no column 'concurency' is read; did you mean concurrency"),
-        ("concurrency,TPOT (s)\n1,5\n", "'TPOT \\(s\\)' is in s; tpot_ms is in ms"),
+        ("concurrency,TPOT (us)\n1,5\n", "'TPOT \\(us\\)' is in us; tpot_ms is in ms"),
+        ("concurrency,TPOT (s)\n1,fast\n", "tpot_ms"),
         ("users,concurrency,output_tok_s\n1,1,5\n", "'concurrency' is there twice"),
         ("concurrency,concurrency\n1,1\n", "is there twice"),
         ("drafter,output_tok_s\nnone,1\n", "a column concurrency, or rate, is needed"),
@@ -346,6 +347,16 @@ def test_the_same_measurement_in_two_columns_is_one(tmp_path: Path) -> None:
         widths("output_tok_s_per_gpu", ["60", "2010", "2390", "", ""])
 
 
+def test_seconds_are_read_where_the_head_says_so(tmp_path: Path) -> None:
+    """With decimal commas too; and throughput for each GPU by its name elsewhere."""
+    for text in ("concurrency,TPOT (s),TPOT mean\n1,0.0244,25\n", "concurrency;Median TPOT [s];mean_tpot\n1;0,0244;25\n"):
+        (tmp_path / "m.csv").write_text(text.replace("TPOT mean", "mean_tpot"))
+        [point] = read_measured(tmp_path / "m.csv").points
+        assert point.values == {"tpot_ms": pytest.approx(24.4), "tpot_mean_ms": 25}
+    (tmp_path / "m.csv").write_text("concurrency,output_throughput_per_gpu\n1,40\n")
+    assert read_measured(tmp_path / "m.csv").points[0].values == {"output_tok_s_per_gpu": 40}
+
+
 def test_more_than_can_be_answered_has_no_times(tmp_path: Path) -> None:
     """And no winner; what can be answered is said."""
     (tmp_path / "m.csv").write_text("rate,drafter,drafted_tokens,accepted_length,tpot_mean_ms\n2,none,0,,24\n400,none,0,,\n")
@@ -353,7 +364,7 @@ def test_more_than_can_be_answered_has_no_times(tmp_path: Path) -> None:
     found = Posterior.of(rows, [base()])
     assert predictions(found, rows) == []
     [over] = overloads(found, rows)
-    assert 2 < over.most_per_s < 400
+    assert 2 < over.most_per_s.low < over.most_per_s.value < over.most_per_s.high < 400
 
 
 def test_captured_sizes_are_read_from_a_line_for_people(tmp_path: Path) -> None:

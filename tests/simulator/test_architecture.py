@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING
 from drafters.configs import known_architectures
 from simulator.errors import InputError
 from simulator.hardware.architecture import LEFT_OUT, model_of, named
-from simulator.hardware.catalogue import Asked, devices, find_profile, models
+from simulator.hardware.catalogue import Asked, devices, find_profile, measured_on, models
 from simulator.hardware.model import Format, Model
 from simulator.hardware.profile import dump_profile, formats_told, load_profile
 from simulator.hardware.roofline import Assumptions, cache_bytes_per_token, gpus_needed
@@ -311,7 +311,11 @@ def test_devices_and_models_of_ones_own_have_the_form_of_the_bundled_ones(tmp_pa
     ("name", "asked", "said"),
     [
         ("h100", Asked(gpus=2), "--tp, --weights, --kv and --mean-context say how a roofline is made"),
-        ("b300/deepseek-v4-flash", Asked(gpus=8), "is a file of what was measured"),
+        ("l40s/llama-3.1-8b", Asked(), "name l40s alone, and its config.json with --model"),
+        ("l40s/llama-3.1-8b", Asked(gpus=2), "name l40s alone, and the model's config.json with --model"),
+        ("b300/deepseek-v4-flash", Asked(gpus=8), "is measured on 4 GPUs .*--gpus 8 --tp 4"),
+        ("b300/deepseek-v4-flash", Asked(gpus=3), "is measured on 4 GPUs .* gives? a profile of it$"),
+        ("b300/deepseek-v4-flash", Asked(weights="fp8"), "is of what was measured: --weights"),
         ("b200/deepseek-v4-flash", Asked(cache="bf16"), "keeps its cache in fp8"),
         ("nothing", Asked(model=Path("config.json")), "with --model a device is named"),
         ("l40s", Asked(model=Path("nowhere.json")), "not readable"),
@@ -322,6 +326,28 @@ def test_what_cannot_be_made_is_one_sentence(name: str, asked: Asked, said: str)
     with pytest.raises(InputError, match=said) as raised:
         find_profile(name, asked)
     assert "\n" not in str(raised.value)
+
+
+def test_a_device_may_stand_with_the_name_of_the_model_that_is_given(tmp_path: Path) -> None:
+    data = Path(find_profile.__code__.co_filename).parent / "data"
+    model = tmp_path / "mine.json"
+    model.write_text(json.dumps(json.loads((data / "models.json").read_text())["qwen3-8b"]))
+    assert find_profile("L40S/Qwen3-8B", Asked(model=model)) == find_profile("l40s", Asked(model=model))
+    with pytest.raises(InputError, match="l40s/qwen3-4b: --model is qwen3-8b; name the device alone, l40s"):
+        find_profile("l40s/qwen3-4b", Asked(model=model))
+
+
+def test_gpus_of_what_was_measured_are_a_replicas(tmp_path: Path) -> None:
+    """Of one's own file as of a bundled one; what is modelled takes as many as are asked for."""
+    own = tmp_path / "my 4 gpus.json"
+    fitted = find_profile("b300/deepseek-v4-flash")
+    own.write_text(dump_profile(fitted))
+    assert measured_on(str(own)) == measured_on("B300/deepseek-v4-flash") == fitted.gpus
+    assert find_profile(str(own), Asked(gpus=fitted.gpus)) == find_profile(str(own))
+    data = Path(find_profile.__code__.co_filename).parent / "data"
+    device = tmp_path / "device.json"
+    device.write_text(json.dumps(json.loads((data / "devices.json").read_text())["h100"]))
+    assert [measured_on(name) for name in (None, "l40s", "h100/qwen3-4b", str(device), "nowhere")] == [None] * 5
 
 
 @pytest.mark.parametrize("asked", [{"gpus": 0}, {"gpus": 10**9}, {"mean_context": 0}, {"mean_context": 10**12}])

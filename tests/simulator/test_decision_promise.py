@@ -11,7 +11,7 @@ import pytest
 from results.report.headline import from_decision
 from simulator.decision import Decision, Range, Rival, choose, decide
 from simulator.load import Users
-from simulator.sentences import sentences
+from simulator.sentences import sentences, told
 from simulator.serving.vllm import VLLM
 from tests.simulator.test_decision import DRAWS, DSPARK, NOTHING, STUB, sampled, simulated
 
@@ -96,6 +96,20 @@ def test_a_layout_that_keeps_the_promise_surer_is_safer(sure: float | None, name
         rival = Rival(sweep="s", gpus=1, replicas=2, run="dspark γ=7 fixed:7", reason=reason, sure=sure)
         said = " ".join(sentences(msgspec.structs.replace(decision, rivals=[rival])))
         assert (f"{rival.layout} instead, told below, keep it in 90%; a smaller load" in said) == (named and not reason)
+
+
+def test_what_another_layout_would_run_has_its_command() -> None:
+    """On the terminal on lines of its own, to be copied; in the report too; where it says to run nothing there is none."""
+    rival = Rival(sweep="s", gpus=1, replicas=2, run="dspark γ=7 fixed:7", command="vllm serve M \\\n  --max-num-seqs 64")
+    decision = msgspec.structs.replace(unsure_decision(), rivals=[rival])
+    lines = told(decision)
+    at = lines.index("2 replicas on 1 GPU each would be served so, each of them:")
+    assert lines[at + 1 : at + 3] == ["  vllm serve M \\", "    --max-num-seqs 64"]
+    assert from_decision(decision).beside == [(lines[at], rival.command)]
+    both = msgspec.structs.replace(rival, command="vllm serve M --data-parallel-size 2")  # one command starts both
+    assert "2 replicas on 1 GPU each would be served so:" in told(msgspec.structs.replace(decision, rivals=[both]))
+    other = msgspec.structs.replace(decision, rivals=[msgspec.structs.replace(rival, reason="no bound is kept")])
+    assert "vllm serve M \\" not in " ".join(told(other))
 
 
 @pytest.mark.parametrize(

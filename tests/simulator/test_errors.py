@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 
-from simulator.errors import DoesNotFit, InputError
+from simulator.errors import InputError, NoSuchLayout
 
 
-@pytest.mark.parametrize("kind", [InputError, DoesNotFit])
+@pytest.mark.parametrize("kind", [InputError, NoSuchLayout])
 @pytest.mark.parametrize("name", ["a\nb", "a\r\nb", "a\x85b", "a\u2028b"])
 def test_words_of_a_file_break_no_line(kind: type[InputError], name: str) -> None:
     """A model's name in a server's log may have anything in it."""

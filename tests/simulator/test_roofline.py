@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -277,6 +278,24 @@ def test_as_few_gpus_as_the_recipes_say() -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match=r"Qwen/Qwen3-14B does not fit on 1 × NVIDIA GeForce RTX 4090"):
         roofline(devices()["rtx4090"], models()["qwen3-14b"], name="mine", gpus=1)
+
+
+@pytest.mark.parametrize(("device", "model"), [("rtx4090", "qwen3-14b"), ("h100", "deepseek-v4-flash")])
+def test_what_is_said_to_fit_does(device: str, model: str) -> None:
+    """The fewest GPUs that do, and fp8 where that is enough; half as many do not."""
+    with pytest.raises(InputError) as raised:
+        find_profile(f"{device}/{model}", Asked(gpus=1))
+    found = re.search(r"--tp (\d+)(?: or (--weights fp8))? fits", str(raised.value))
+    assert found is not None, raised.value
+    gpus = int(found[1])
+    find_profile(f"{device}/{model}", Asked(gpus=gpus))
+    with pytest.raises(InputError):
+        find_profile(f"{device}/{model}", Asked(gpus=gpus // 2))
+    if found[2]:
+        find_profile(f"{device}/{model}", Asked(gpus=1, weights="fp8"))
+    else:
+        with pytest.raises(InputError):
+            find_profile(f"{device}/{model}", Asked(gpus=1, weights="fp8"))
 
 
 def test_dflash_is_one_pass_and_dspark_adds_a_walk() -> None:

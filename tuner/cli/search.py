@@ -102,6 +102,7 @@ def search(
         cluster = _cluster(actors, ray_address, trials or 64)
         from results.store.database import Store
         from simulator.decision import draws_at
+        from simulator.hardware.catalogue import measured_on
         from simulator.plan import StudyPlan
         from simulator.policies import PolicyKind
         from simulator.serving.engines import engine_of
@@ -113,7 +114,7 @@ def search(
                 study_id = resume_study(store, resume, trials, watcher, cluster=cluster, time_limit_s=time_limit)
             else:
                 promised = options.slas_of(sla, share, watcher.say)
-                tp, replicas = options.shared_out(context, gpus, tp, replicas)
+                tp, replicas = options.shared_out(context, gpus, tp, replicas, measured_on(hardware))
                 profile = options.profile_of(hardware, model, tp, weights, kv, captured, mean_context)
                 options.say_gpus(profile, hardware, tp, watcher.say)
                 run_id = store.find_run(name)
