@@ -138,6 +138,9 @@ Mix = Annotated[
 ]
 PromptTokens = Annotated[int | None, typer.Option(help="Length of every prompt; by default as recorded.")]
 OutputTokens = Annotated[int | None, typer.Option(help="Length of every answer; by default as recorded.")]
+OutputCv = Annotated[
+    float, typer.Option(help="Spread of answers around those lengths, deviation over mean: 1 is much, 0 is none.")
+]
 Share = Annotated[str, typer.Option(help="Share of requests to which the promise is made, all bounds together.")]
 StepTokens = Annotated[int, typer.Option(help="Tokens of one target pass, prompts included.")]
 KvCapacityTokens = Annotated[int | None, typer.Option(help="Context that fits; by default the profile's.")]
@@ -304,7 +307,7 @@ def check_resumed(context: typer.Context) -> None:
             )
 
 
-LENGTHS = ("prompt_tokens", "output_tokens")
+LENGTHS = ("prompt_tokens", "output_tokens", "output_cv")
 """Parameters that say what recorded arrivals say themselves."""
 OF_LOADS = {
     "think_s": "concurrency", "requests": "concurrency", "staggered": "requests", "cv": "rate", "speed": "arrivals",

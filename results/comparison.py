@@ -299,8 +299,8 @@ def _speeds(
 
 
 _SIMULATED_ALIKE: Final = (
-    "profile", "drafting", "believed", "confidences", "weights", "prompt_tokens", "output_tokens", "request_cap",
-    "step_tokens", "kv_capacity_tokens", "replicas", "prefix_cache", "router",
+    "profile", "drafting", "believed", "confidences", "weights", "prompt_tokens", "output_tokens", "output_cv",
+    "request_cap", "step_tokens", "kv_capacity_tokens", "replicas", "prefix_cache", "router",
 )  # fmt: skip
 """What of two sweeps' plans has to be equal for their throughputs to be of one thing."""
 

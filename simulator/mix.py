@@ -26,6 +26,8 @@ class Mix:
     """Overrides the recorded prompts' lengths."""
     output_tokens: int | None = None
     """Overrides the recorded responses' lengths: shorter ones are cut, longer ones go on with others of their domain."""
+    output_cv: float = 0.0
+    """Spread of the lengths of answers around those: standard deviation over mean."""
     times: npt.NDArray[np.int64] | None = None
     """How often each response counts, [S]: a bootstrap of the traffic; None counts each once."""
 
@@ -63,7 +65,8 @@ class Mix:
         names, place = np.unique([r.domain for r in self.trace.responses], return_inverse=True)
         shares = zip(names, np.bincount(place, p), strict=True)
         mix = "" if len(names) == 1 else "; " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
-        return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{came}{mix}"
+        spread = f" (standard deviation {self.output_cv:.0%})" if self.output_cv else ""
+        return f"prompts of {means[0]:,.0f} and answers of {means[1]:,.0f} tokens on average{spread}{came}{mix}"
 
     def mean_context(self, load: Load) -> float:
         """Tokens of a request's context while it is answered, on average."""
@@ -89,6 +92,15 @@ class Mix:
             prompt if self.prompt_tokens is None else np.full_like(prompt, self.prompt_tokens),
             output if self.output_tokens is None else np.full_like(output, self.output_tokens),
         )
+
+
+def spread_out(lengths: npt.NDArray[np.int64], cv: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Lengths that deviate from these by a factor each, gamma-distributed with mean 1 and standard deviation `cv`; whole
+    tokens, 1 or more, whose mean is that of these wherever few come out below 1."""
+    if not cv:
+        return lengths
+    exact = lengths * rng.gamma(cv**-2, cv**2, len(lengths))
+    return np.maximum(np.floor(exact + rng.random(len(lengths))), 1).astype(np.int64)
 
 
 def share_sum(weights: Mapping[str, float]) -> float:

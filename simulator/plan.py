@@ -17,7 +17,7 @@ from simulator.records import Drafting
 from simulator.serving.command import Models, Serving, serve
 from simulator.serving.engine import ServingEngine
 from simulator.serving.engines import DEFAULT_ENGINE
-from simulator.setup import EngineLimits, check_seconds
+from simulator.setup import EngineLimits, check_seconds, check_spread
 from simulator.sla import Sla
 
 Objective = Literal["throughput", "tps", "goodput", "pareto"]
@@ -43,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     """Lengths in place of the recorded ones."""
+    output_cv: float = 0.0
+    """Spread of the lengths of answers around those; see `Mix`."""
     request_cap: int = 256
     """The largest there is."""
     step_tokens: int = 8192
@@ -62,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
+        check_spread(self.output_cv)
         _ = self.limits
         check_costs(self.loads, self.slas, users=self.users, gpu_hour=self.gpu_hour)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulator.engine.state import REQUEST, Records
 from simulator.load import Arrivals, Load, RecordedArrivals, Users
-from simulator.mix import Mix
+from simulator.mix import Mix, spread_out
 
 CHUNK = 8192
 """Requests made at a time."""
@@ -17,7 +17,7 @@ CHUNK = 8192
 
 def requests(mix: Mix, load: Load, rng: np.random.Generator) -> Iterator[Records]:
     """Requests in order of arrival, in chunks of `REQUEST` records: without end, or as many as were recorded or asked."""
-    of_response, arrivals, thoughts = rng.spawn(3)
+    of_response, arrivals, thoughts, spread = rng.spawn(4)
     p, (prompt, output) = mix.probabilities(), mix.lengths()
     cumulative = np.cumsum(p)
     start_s, at = 0.0, 0
@@ -27,7 +27,7 @@ def requests(mix: Mix, load: Load, rng: np.random.Generator) -> Iterator[Records
         chunk = np.zeros(CHUNK, REQUEST)
         drawn = np.searchsorted(cumulative, of_response.random(CHUNK) * cumulative[-1], side="right")
         chunk["response"] = drawn
-        chunk["prompt_tokens"], chunk["output_tokens"] = prompt[drawn], output[drawn]
+        chunk["prompt_tokens"], chunk["output_tokens"] = prompt[drawn], spread_out(output[drawn], mix.output_cv, spread)
         if isinstance(load, Users):
             chunk = chunk if asked is None else chunk[: asked - at]
             chunk["think_s"] = thoughts.exponential(load.think_s, CHUNK)[: len(chunk)] if load.think_s else 0.0

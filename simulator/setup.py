@@ -48,6 +48,13 @@ def check_seconds(seconds: float) -> None:
         raise ValueError(f"--seconds {seconds:g}: must be from {_SHORTEST_S:g} to {LONGEST_S:,.0f}")
 
 
+def check_spread(cv: float) -> None:
+    """Raises ValueError for a spread of the lengths of answers that no traffic has."""
+    if not 0 <= cv <= _MOST_SPREAD:
+        raise ValueError(f"--output-cv {cv:g}: must be from 0 to {_MOST_SPREAD:g}")
+
+
+_MOST_SPREAD = 2.0
 _SHORTEST_S, LONGEST_S = 1e-3, 10_000_000.0
 
 ANSWERS = 4
@@ -73,6 +80,8 @@ class Setup:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     """Lengths in place of the recorded ones."""
+    output_cv: float = 0.0
+    """Spread of the lengths of answers around those; see `Mix`."""
     seconds: float = 600.0
     """Seconds of simulated time; loads that end run until all are served."""
     ramp: float = 0.05
@@ -83,6 +92,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
+        check_spread(self.output_cv)
         if not 0 <= self.ramp <= 0.5:
             raise ValueError("users begin within the first half of a simulation")
 

@@ -134,7 +134,7 @@ def _empty() -> Simulator:
 def start(setup: Setup, recorded: Prepared, on_rows: Callable[[Records], None]) -> Simulator | SlowSimulator:
     """A simulation at time 0, its first requests at hand. Raises InputError where the setup cannot serve what is asked."""
     trace, limits = recorded.trace, setup.limits
-    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
+    mix = Mix(trace, setup.weights, setup.prompt_tokens, setup.output_tokens, setup.output_cv, recorded.times)
     cost = setup.cost(trace)
     believed = setup.cost(trace, believed=True) if setup.believed is not None and setup.policy.lossless else cost
     policy = setup.policy.bind(believed)  # a bound knows the truth
@@ -243,7 +243,7 @@ def _expected_s(setup: Setup, recorded: Prepared) -> float:
         return float(load.requests.arrival_s[-1]) or 1.0
     if not isinstance(load, Users) or load.requests_in_all is None:
         return setup.seconds
-    mix = Mix(recorded.trace, setup.weights, setup.prompt_tokens, setup.output_tokens, recorded.times)
+    mix = Mix(recorded.trace, setup.weights, setup.prompt_tokens, setup.output_tokens, times=recorded.times)
     waves = max(load.requests_in_all / min(load.users, setup.limits.request_cap * setup.limits.replicas), 1.0)
     return waves * (_answer_s(setup, recorded.trace, mix, setup.cost(recorded.trace)) + load.think_s)
 

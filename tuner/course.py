@@ -54,7 +54,8 @@ def scenario_of(plan: StudyPlan, found: StudyInputs, load: Load) -> Scenario:
     """What configurations are put to at a load."""
     return Scenario(
         load=load, profile=plan.profile, weights=found.weights, slas=tuple(plan.slas),
-        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, limits=plan.limits,
+        prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens, output_cv=plan.output_cv,
+        limits=plan.limits,
     )  # fmt: skip
 
 
@@ -196,7 +197,7 @@ class _End:
         self._run, self._watcher = run, watcher
         self._models, self._note = models_of(store.run(run_id)), acceptance_note(store, run_id, plan.drafting)
         traffic = found.traffic.trace(TraceKey(PART, found.plain))
-        self._mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens)
+        self._mix = Mix(traffic, found.weights, plan.prompt_tokens, plan.output_tokens, plan.output_cv)
         self._for_all = _table_for_all(plan, found, searched)
         self._tried = sum(len(trials) for trials in searched.values())
 

@@ -50,6 +50,7 @@ class Scenario:
     slas: tuple[Sla, ...] = ()
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    output_cv: float = 0.0
     limits: EngineLimits
     """What the engine allows, whatever request cap a configuration has."""
 
@@ -58,7 +59,8 @@ class Scenario:
         limits = replace(self.limits, request_cap=configuration.request_cap)
         common = Setup(
             load=self.load, policy=configuration.policy, profile=self.profile, limits=limits, weights=self.weights,
-            prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, seconds=seconds, seed=seed, slas=self.slas,
+            prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens, output_cv=self.output_cv,
+            seconds=seconds, seed=seed, slas=self.slas,
         )  # fmt: skip
         return [(replace(common, load=load), weight) for load, weight in self.load.parts]
 

@@ -46,7 +46,7 @@ def sweep_decision(
     evidence = SweepEvidence(plan, load, figure, here, recordings, models_of(store.run(run_id)), watcher)
     if not evidence.at and not evidence.too_short:  # nobody got a second token
         return None
-    mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens)
+    mix = Mix(recordings.trace(here[0][0].recording), plan.weights, plan.prompt_tokens, plan.output_tokens, plan.output_cv)
     question = Question(
         plan=plan, load=load, figure=figure, mix=mix, models=evidence.models, seconds=plan.seconds,
         draws=plan.decision_draws, note=acceptance_note(store, run_id, plan.drafting),

@@ -50,7 +50,7 @@ def points(plan: SweepPlan, recordings: Recordings, say: Callable[[str], None]) 
                 setup = Setup(
                     load=load, policy=policy, profile=plan.profile, believed=plan.believed, limits=limits,
                     weights=plan.weights, prompt_tokens=plan.prompt_tokens, output_tokens=plan.output_tokens,
-                    seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
+                    output_cv=plan.output_cv, seconds=plan.seconds, seed=seed, slas=tuple(plan.slas),
                 )  # fmt: skip
                 found.append(SweepPoint(len(found), recording, setup))
     if not found:

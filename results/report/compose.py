@@ -248,7 +248,7 @@ class _Draft:
             return
         assert self.made is not None
         plan, load = self.made.plan, self.answer.load
-        altered = (plan.slas, plan.weights, plan.prompt_tokens, plan.output_tokens, plan.kv_capacity_tokens)
+        altered = (plan.slas, plan.weights, plan.prompt_tokens, plan.output_tokens, plan.output_cv, plan.kv_capacity_tokens)
         if any(altered) or plan.replicas > 1 or load != Users(load.users):
             return
         asked = {option: given(self.made.command, option) for option in MADE_OF}

@@ -251,7 +251,7 @@ def of_run(run: Provenance, lost: Mapping[str, str] | None = None) -> Facts:
 def of_sweep(sweep: Sweep, told: Profiles = ()) -> Facts:
     """About a sweep and its profile; here and below, `told` are profiles that need not be told again."""
     plan = sweep.plan
-    engine = [f"{name.replace('_', ' ')} {value}" for name in _ENGINE if (value := getattr(plan, name)) is not None]
+    engine = [f"{name.replace('_', ' ')} {value}" for name in _ENGINE if (value := getattr(plan, name))]
     engine += [] if plan.prefix_cache else ["no prefix cache"]
     return [
         *_made("sweep", sweep.sweep_id, sweep),
@@ -331,7 +331,7 @@ def versions(packages: Mapping[str, str]) -> str:
 
 _ENGINE: Sequence[str] = (
     "request_cap", "step_tokens", "kv_capacity_tokens", "replicas", "router", "seconds", "prompt_tokens", "output_tokens",
-    "confidences",
+    "output_cv", "confidences",
 )  # fmt: skip
 
 

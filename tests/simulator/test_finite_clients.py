@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import gamma, kstest
 
 from simulator.averages import Averages, trace_of
 from simulator.engine.state import Records
 from simulator.errors import InputError
 from simulator.hardware.profile import Curve, Profile
 from simulator.load import Load, Users, loads
+from simulator.mix import Mix
 from simulator.policies import PolicySpec
+from simulator.requests import requests
 from simulator.setup import EngineLimits, Setup
 from simulator.simulation import Prepared, prepare, simulate
 
@@ -46,6 +49,45 @@ def test_ten_requests_of_four_users_take_three_waves() -> None:
     assert found.keeps_up is True
     assert not [w for w in found.warnings if "settle" in w or "overload" in w]
     assert np.isnan([found.throughput.half_width, found.tps.half_width]).all(), "waves and a drain are no noise"
+
+
+@pytest.mark.parametrize("cv", [0.3, 0.6, 1.0])
+def test_answers_of_many_lengths_keep_their_mean(cv: float) -> None:
+    """Mean, deviation and largest are a gamma distribution's; the same seed asks for the same, whatever the policy."""
+    asked = next(requests(Mix(walked().trace, output_tokens=400, output_cv=cv), Users(1), np.random.default_rng(1)))
+    lengths = asked["output_tokens"].astype(float)
+    assert lengths.min() >= 1
+    assert lengths.mean() == pytest.approx(400, rel=5 * cv / np.sqrt(len(lengths)))
+    assert lengths.std() / lengths.mean() == pytest.approx(cv, rel=0.1)
+    assert kstest(lengths, gamma(cv**-2, scale=400 * cv**2).cdf).statistic < 2.5 / np.sqrt(len(lengths))
+    again = next(requests(Mix(walked().trace, output_tokens=400, output_cv=cv), Users(1), np.random.default_rng(1)))
+    assert (again == asked).all()
+
+
+def test_who_asks_what_is_the_same_with_and_without_a_spread() -> None:
+    plain, spread = (
+        next(requests(Mix(walked().trace, output_cv=cv), Users(1, think_s=1.0), np.random.default_rng(1)))
+        for cv in (0.0, 1.0)
+    )
+    for name in ("response", "prompt_tokens", "think_s"):
+        assert (plain[name] == spread[name]).all()
+    assert (plain["output_tokens"] == 60).all()
+
+
+def test_a_burst_lasts_as_long_as_its_longest_answer() -> None:
+    """All begin at once and never wait: the last token is of the longest of eight gamma-distributed answers."""
+    rows: list[Records] = []
+    found = simulate(setup(Users(8, requests_in_all=8), output_tokens=100, output_cv=1.0), walked(), on_rows=rows.append)
+    done = np.concatenate(rows)
+    assert found.simulated_s == pytest.approx(STEP_S * done["output_tokens"].max())
+    assert done["finish_s"] == pytest.approx(STEP_S * done["output_tokens"])
+    assert len({*done["output_tokens"].tolist()}) > 5
+
+
+@pytest.mark.parametrize("cv", [-0.1, 5.0, float("nan")])
+def test_no_traffic_has_such_a_spread(cv: float) -> None:
+    with pytest.raises(ValueError, match="--output-cv"):
+        setup(Users(1), output_cv=cv)
 
 
 def test_fewer_requests_than_users_and_caps_below_them() -> None:

@@ -81,6 +81,7 @@ def search(
     seed: Annotated[int, typer.Option(help="Same seed, same study.")] = 0,
     prompt_tokens: options.PromptTokens = None,
     output_tokens: options.OutputTokens = None,
+    output_cv: options.OutputCv = 0.0,
     step_tokens: options.StepTokens = 8192,
     kv_capacity_tokens: options.KvCapacityTokens = None,
     replicas: Annotated[int, typer.Option(help="Copies of the engine behind a router, together under the load.")] = 1,
@@ -138,8 +139,8 @@ def search(
                         engine=engine_of(engine),
                         decision_draws=draws_at(len(asked)) if decision_draws is None else decision_draws,
                         seconds=seconds, confirmation_draws=confirmation_draws, seed=seed, request_cap=request_cap,
-                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, step_tokens=step_tokens,
-                        kv_capacity_tokens=kv_capacity_tokens,
+                        prompt_tokens=prompt_tokens, output_tokens=output_tokens, output_cv=output_cv,
+                        step_tokens=step_tokens, kv_capacity_tokens=kv_capacity_tokens,
                         replicas=replicas, prefix_cache=prefix_cache, gpu_hour=gpu_hour, users=users,
                     )  # fmt: skip
                 study_id = start_study(
