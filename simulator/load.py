@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 from simulator.arrivals import WHOLE, RecordedRequests, Window
 from simulator.errors import InputError
@@ -241,16 +240,17 @@ class RecordedArrivals(Load):
         return blocks is not None and blocks.in_common
 
     def times(self, factor: float) -> RecordedArrivals:
-        return replace(self, speed=self.speed * factor)._asking(self.requests.faster(factor))
+        return _asking(replace(self, speed=self.speed * factor), self.requests.faster(factor))
 
     def over_again(self, times: int) -> RecordedArrivals:
         """So many times what was recorded, one after the other. It prints itself as once."""
-        return replace(self)._asking(self.requests.over_again(times))
+        return _asking(replace(self), self.requests.over_again(times))
 
-    def _asking(self, requests: RecordedRequests) -> Self:
-        """Itself, with requests at hand that were made of the file's: it is not read again."""
-        self.__dict__["requests"] = requests
-        return self
+
+def _asking(load: RecordedArrivals, requests: RecordedRequests) -> RecordedArrivals:
+    """The load, with requests at hand that were made of its file's: that is not read again."""
+    load.__dict__["requests"] = requests
+    return load
 
 
 @dataclass(frozen=True, slots=True)

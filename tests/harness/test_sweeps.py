@@ -263,7 +263,7 @@ def test_numbers_and_loads_as_users_write_them() -> None:
         (["--concurrency", "4"], "name a hardware profile with --hardware"),
         ([*QUICK], "name a load"),
         ([*QUICK, "--concurrency", "a..b"], "--concurrency a..b: is written as 64"),
-        (["--hardware", "h100/gpt-2", "--concurrency", "1"], "a model of qwen3-4b"),
+        (["--hardware", "h100/gpt-2", "--concurrency", "1"], "known here is gpt-2: there are qwen3-4b"),
         ([*QUICK, "--concurrency", "1", "--policy", "best"], "no such policy; there are fixed:K"),
         ([*QUICK, "--concurrency", "1", "--drafter", "medusa"], "no dense recording of medusa; there are: dspark"),
         ([*QUICK, "--concurrency", "1", "--sla", "speed>=1"], "is written tps>=80"),
@@ -272,7 +272,7 @@ def test_numbers_and_loads_as_users_write_them() -> None:
         ([*QUICK, "--concurrency", "1", "--request-cap", "2000"], "step_tokens 8192: must be more than"),
         ([*QUICK, "--concurrency", "1", "--prompt-tokens", "9000000"], "but the hardware holds"),
         ([*QUICK, "--arrivals", "/nowhere.csv"], "nowhere.csv"),
-        (["--hardware", "h100/gpt-2", "--arrivals", "/nowhere.csv"], "a model of qwen3-4b"),
+        (["--hardware", "h100/gpt-2", "--arrivals", "/nowhere.csv"], "known here is gpt-2: there are qwen3-4b"),
         ([*QUICK, "--arrivals", "/nowhere.csv", "--mix", "law=1"], "no law in run"),
     ],
 )
