@@ -85,7 +85,7 @@ def _found(name: str) -> Profile:
         raise InputError(f"hardware {name}: is a device: name a model too, {name}/{next(iter(known_models))}, or --model")
     if device in known_devices:
         raise InputError(
-            f"hardware {name}: no model known here is {model}: there are {', '.join(known_models)}; for one of your own name "
+            f"hardware {name}: no model known here is {model}: there are {', '.join(known_models)}; for your own name "
             f"{device} alone, and its config.json with --model"
         )
     raise InputError(
