@@ -50,11 +50,11 @@ def check_seconds(seconds: float) -> None:
 
 def check_spread(cv: float) -> None:
     """Raises ValueError for a spread of the lengths of answers that no traffic has."""
-    if not 0 <= cv <= _MOST_SPREAD:
-        raise ValueError(f"--output-cv {cv:g}: must be from 0 to {_MOST_SPREAD:g}")
+    if cv != 0 and not _LEAST_SPREAD <= cv <= _MOST_SPREAD:
+        raise ValueError(f"--output-cv {cv:g}: must be 0, or from {_LEAST_SPREAD:g} to {_MOST_SPREAD:g}")
 
 
-_MOST_SPREAD = 2.0
+_LEAST_SPREAD, _MOST_SPREAD = 0.01, 2.0
 _SHORTEST_S, LONGEST_S = 1e-3, 10_000_000.0
 
 ANSWERS = 4

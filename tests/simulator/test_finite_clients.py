@@ -84,7 +84,7 @@ def test_a_burst_lasts_as_long_as_its_longest_answer() -> None:
     assert len({*done["output_tokens"].tolist()}) > 5
 
 
-@pytest.mark.parametrize("cv", [-0.1, 5.0, float("nan")])
+@pytest.mark.parametrize("cv", [-0.1, 1e-300, 5.0, float("nan")])
 def test_no_traffic_has_such_a_spread(cv: float) -> None:
     with pytest.raises(ValueError, match="--output-cv"):
         setup(Users(1), output_cv=cv)
